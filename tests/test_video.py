@@ -1,0 +1,631 @@
+"""Reading videos: odd, broken and hostile files, and a worker that hangs, dies or is forked. All files are made here."""
+import multiprocessing
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import videossr.video as video
+from videossr.video import Clip, VideoError, VideoInfo, fit_size, probe, read_clip
+
+WIDTH, HEIGHT, BITS = 160, 96, 7
+
+
+def numbered_frame(number, height=HEIGHT, width=WIDTH):
+    """A picture with its number in binary across the middle, red at top left, green at bottom right."""
+    frame = np.full((height, width, 3), (40, 60, 90), np.uint8)
+    frame[: height // 2, : width // 2], frame[height // 2 :, width // 2 :] = (200, 40, 40), (40, 200, 60)
+    for bit in range(BITS):
+        left, right = round((10 + 20 * bit) / WIDTH * width), round((30 + 20 * bit) / WIDTH * width)
+        frame[height // 2 - 10 : height // 2 + 10, left:right] = 255 * (number >> bit & 1)
+    return frame
+
+
+def read_number(frame):
+    height, width = frame.shape[:2]
+    return sum(int(frame[height // 2, round((20 + 20 * bit) / WIDTH * width)].mean() > 127) << bit for bit in range(BITS))
+
+
+def numbers(clip):
+    return [read_number(frame) for frame in clip.frames]
+
+
+def make(path, n=40, milliseconds=None, codec="libx264", size=(HEIGHT, WIDTH), pixels="yuv420p", gop=10, options=None, box_options=None, lost=0):
+    """Write `n` numbered frames, ten a second unless `milliseconds` says when each appears; the first `lost` packets get lost."""
+    with av.open(str(path), "w", options=box_options or {}) as box:
+        stream = box.add_stream(codec, rate=10, options=options or {})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = *size, pixels, gop
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(n):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), "rgb24")
+            frame.pts, frame.time_base = 100 * number if milliseconds is None else milliseconds[number], Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                if lost > 0:
+                    lost -= 1
+                else:
+                    box.mux(packet)
+        box.mux(stream.encode())
+    return Path(path)
+
+
+def box_at(data, *names):
+    """Where the content of a nested mp4 box begins."""
+    start, end = 0, len(data)
+    for name in names:
+        while data[start + 4 : start + 8] != name.encode():
+            start += struct.unpack(">I", data[start : start + 4])[0]
+            assert start < end, f"no {name} box"
+        end, start = start + struct.unpack(">I", data[start : start + 4])[0], start + 8
+    return start
+
+
+def turned(source, target, a, b, c, d):
+    """A copy with another display matrix in its track header."""
+    data = bytearray(source.read_bytes())
+    place = box_at(data, "moov", "trak", "tkhd") + 40
+    for offset, value in zip((0, 4, 12, 16), (a, b, c, d)):
+        struct.pack_into(">i", data, place + offset, value * 65536)
+    target.write_bytes(data)
+    return target
+
+
+def trimmed(source, target, start=0.0, seconds=None):
+    """A copy whose edit list shows only `seconds` from `start` on."""
+    data = bytearray(source.read_bytes())
+    scale = struct.unpack_from(">I", data, box_at(data, "moov", "trak", "mdia", "mdhd") + 12)[0]
+    movie_scale = struct.unpack_from(">I", data, box_at(data, "moov", "mvhd") + 12)[0]
+    place = box_at(data, "moov", "trak", "edts", "elst") + 8
+    duration, begin = struct.unpack_from(">Ii", data, place)
+    struct.pack_into(">Ii", data, place, duration if seconds is None else round(seconds * movie_scale), begin + round(start * scale))
+    target.write_bytes(data)
+    return target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return make(folder / "plain.mp4")
+
+
+@pytest.fixture
+def fresh_workers():
+    """No worker is left from before, none is left behind."""
+    video._close_workers()
+    yield
+    video._close_workers()
+
+
+@pytest.fixture
+def serve(monkeypatch, fresh_workers):
+    """Replace what workers do by other code."""
+    return lambda code: monkeypatch.setattr(video, "_SERVE", code)
+
+
+# ---------------------------------------------------------------- the right frames
+
+
+def test_even_sampling_rule(plain):
+    clip = read_clip(plain, n_frames=9, trim=0.05)
+    middles = 4.0 * (0.05 + 0.9 * (np.arange(9) + 0.5) / 9)
+    assert numbers(clip) == [int(middle * 10 + 1e-6) for middle in middles]
+    np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=1e-6)
+    assert (clip.height, clip.width, clip.source) == (96, 160, str(plain))
+
+
+@pytest.mark.parametrize("n_frames, trim, count", [(48, 0.0, 40), (48, 0.05, 36), (40, 0.0, 40), (1, 0.05, 1), (7, 0.4, 7)])
+def test_never_a_frame_twice(plain, n_frames, trim, count):
+    clip = read_clip(plain, n_frames=n_frames, trim=trim)
+    assert len(clip) == count == len(set(numbers(clip)))
+
+
+def test_frames_at_given_times(plain):
+    clip = read_clip(plain, times=[0.0, 0.55, 0.59, 2.0, 99.0])
+    assert numbers(clip) == [0, 5, 20, 39]
+    again = read_clip(plain, times=clip.times.round(3))
+    np.testing.assert_array_equal(again.times, clip.times)
+
+
+READ_RIGHT = {
+    "mkv.mkv": {},
+    "late.mkv": {"milliseconds": [3000 + 100 * number for number in range(40)]},
+    "late.mp4": {"milliseconds": [3000 + 100 * number for number in range(40)]},
+    "transport.ts": {},
+    "bframes.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "full.mp4": {"pixels": "yuv444p"},
+    "fragments.mp4": {"box_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "onekey.mp4": {"gop": 250},
+    "vp8.webm": {"codec": "libvpx", "options": {"deadline": "realtime", "cpu-used": "8", "b": "1M"}},
+}
+
+
+@pytest.mark.parametrize("backend", [None, "pyav"])
+@pytest.mark.parametrize("name", READ_RIGHT)
+def test_kinds_of_file(folder, name, backend):
+    path = folder / name
+    if not path.exists():
+        try:
+            make(path, **READ_RIGHT[name])
+        except (av.FFmpegError, ValueError) as error:
+            pytest.skip(f"this FFmpeg cannot write it: {error}")
+    clip = read_clip(path, n_frames=20, trim=0.1, backend=backend)
+    assert numbers(clip) == [int(4 + (k + 0.5) * 32 / 20) for k in range(20)]
+    np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=0.03)
+
+
+def test_transport_stream_under_a_false_name(folder):
+    disguised = folder / "disguised.mp4"
+    disguised.write_bytes(make(folder / "source.ts").read_bytes())
+    clip = read_clip(disguised, n_frames=10)
+    np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv"])
+def test_variable_rate(folder, name):
+    starts = np.cumsum([0] + [40, 200, 40, 900] * 9)
+    path = make(folder / name, n=len(starts), milliseconds=[int(start) for start in starts])
+    info, clip, other = probe(path), read_clip(path, n_frames=30), read_clip(path, n_frames=30, backend="pyav")
+    np.testing.assert_allclose(clip.times * 1000, starts[numbers(clip)], atol=1.1)
+    np.testing.assert_array_equal(clip.times, other.times)
+    assert info.n_frames == len(starts) and len(set(numbers(clip))) == len(clip) < 30
+    looked = info.duration * (0.05 + 0.9 * (np.arange(30) + 0.5) / 30) * 1000
+    assert set(numbers(clip)) == {int(np.searchsorted(starts, instant + 1, "right")) - 1 for instant in looked}
+
+
+def test_one_frame(folder):
+    clip = read_clip(make(folder / "one.mp4", n=1))
+    assert numbers(clip) == [0] and clip.times.tolist() == [0.0] and clip.step > 0 and probe(folder / "one.mp4").n_frames == 1
+
+
+@pytest.mark.parametrize("pixels, size", [("yuv444p", (77, 101)), ("yuv420p", (98, 162)), ("yuv420p", (34, 320)), ("yuv420p", (18, 32))])
+def test_odd_sizes(folder, pixels, size):
+    path = make(folder / f"odd{size[0]}.mkv", size=size, pixels=pixels)
+    clip, other = read_clip(path, n_frames=6), read_clip(path, n_frames=6, backend="pyav")
+    assert (clip.height, clip.width) == fit_size(*size) == (other.height, other.width)
+    assert probe(path).width == size[1] and np.abs(clip.frames.astype(int) - other.frames).mean() < 1.5
+
+
+@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("degrees, matrix", [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))])
+def test_rotated(folder, plain, degrees, matrix, backend):
+    if backend == "decord":
+        pytest.importorskip("decord")
+    path = turned(plain, folder / f"turned{degrees}.mp4", *matrix)
+    clip, info = read_clip(path, n_frames=5, backend=backend), probe(path)
+    upright = read_clip(plain, n_frames=5, backend=backend)
+    expected = np.rot90(upright.frames, -degrees // 90, axes=(1, 2))
+    assert (info.rotation, clip.frames.shape) == (degrees, expected.shape)
+    assert np.abs(clip.frames.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("matrix, expected", [((-1, 0, 0, 1), np.s_[:, :, ::-1]), ((1, 0, 0, -1), np.s_[:, ::-1])])
+def test_mirrored(folder, plain, matrix, expected):
+    path = turned(plain, folder / "mirrored.mp4", *matrix)
+    assert np.abs(read_clip(path, n_frames=5).frames.astype(int) - read_clip(plain, n_frames=5).frames[expected]).mean() < 2
+
+
+@pytest.mark.parametrize("start, seconds, shown", [(1.25, 2.5, range(13, 38)), (0.0, 2.0, range(20)), (2.0, 1.0, range(20, 30))])
+def test_edit_list_hides_what_was_cut(folder, plain, start, seconds, shown):
+    path = trimmed(plain, folder / f"cut{start}.mp4", start, seconds)
+    clip = read_clip(path, n_frames=100, trim=0)
+    assert set(numbers(clip)) <= set(shown) and len(clip) >= len(shown) - 1
+    assert clip.times[0] == 0 and np.allclose(np.diff(clip.times), 0.1, atol=2e-3)
+
+
+def test_begins_between_keyframes(folder):
+    # no delay in the encoder, so that its first packets are its first frames
+    path = make(folder / "headless.mkv", lost=5, options={"bf": "0", "sc_threshold": "0", "tune": "zerolatency"})
+    clip = read_clip(path, n_frames=60, trim=0)
+    assert numbers(clip) == list(range(10, 40)) and np.allclose(clip.times, np.arange(30) / 10, atol=2e-3)
+
+
+def test_clock_that_starts_again(folder):
+    """Two recordings glued together: time goes on."""
+    path = folder / "glued.ts"
+    path.write_bytes(make(folder / "first.ts").read_bytes() + make(folder / "second.ts", n=20).read_bytes())
+    clip = read_clip(path, n_frames=200, trim=0)
+    assert numbers(clip) == [*range(40), *range(20)] and 5.5 < clip.times[-1] < 6.5
+
+
+def test_track_that_appears_on_the_way(plain):
+    """PyAV's packet iterator then ends with an IndexError; reading goes on."""
+
+    class Stumbling:
+        def __init__(self, packets):
+            self.left = iter(packets)
+
+        def demux(self, stream):
+            for packet in self.left:
+                if packet is None:
+                    raise IndexError("list index out of range")
+                yield packet
+
+    with av.open(str(plain)) as box:
+        packets = [packet for packet in box.demux(video=0) if packet.size]
+        assert list(video._packets(Stumbling([packets[0], None, None, *packets[1:], None]), None)) == packets
+
+
+def test_pixels_not_square(folder):
+    path = folder / "wide.mp4"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 240, 160, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for number in range(10):
+            box.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number, 240, 160), "rgb24")))
+        box.mux(stream.encode())
+    info = probe(path)
+    assert (info.width, info.height) == (160, 240) and info.aspect == pytest.approx(4 / 3)
+    clip = read_clip(path, n_frames=4)
+    assert clip.width / clip.height == pytest.approx(4 / 3, rel=0.1)
+
+
+def test_change_of_size_on_the_way(folder):
+    options = {"deadline": "realtime", "cpu-used": "8"}
+    try:
+        parts = [make(folder / f"part{k}.webm", n=20, codec="libvpx", size=(96 * k, 160 * k), options=options) for k in (1, 2)]
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this FFmpeg cannot write VP8: {error}")
+    path = folder / "grows.webm"
+    with av.open(str(parts[0])) as first, av.open(str(parts[1])) as second, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(first.streams.video[0])
+        for later, source in ((0, first), (2000, second)):
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.pts, packet.stream = packet.pts + later, stream
+                    packet.dts = packet.pts
+                    target.mux(packet)
+    for backend in (None, "pyav"):
+        clip = read_clip(path, n_frames=40, trim=0, backend=backend)
+        assert len(clip) == 40 and (clip.height, clip.width) == (96, 160)
+        assert np.abs(clip.frames[30].astype(int) - clip.frames[12]).mean() < 30  # the same scene at both sizes
+
+
+def test_same_clip_from_either_backend(plain):
+    pytest.importorskip("decord")
+    one, other = read_clip(plain, backend="decord"), read_clip(plain, backend="pyav")
+    np.testing.assert_array_equal(one.times, other.times)
+    assert one.frames.shape == other.frames.shape and np.abs(one.frames.astype(int) - other.frames).mean() < 1
+
+
+def test_without_decord(plain, monkeypatch):
+    expected = read_clip(plain)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    np.testing.assert_array_equal(read_clip(plain, timeout=None).times, expected.times)
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install decord"):
+        read_clip(plain, backend="decord")
+
+
+# ---------------------------------------------------------------- broken files
+
+
+def test_cut_off_but_readable(folder):
+    whole = make(folder / "fast.mp4", box_options={"movflags": "faststart"}).read_bytes()
+    for name, data in {"cut.mp4": whole[: len(whole) * 2 // 3], "cut.mkv": make(folder / "w.mkv").read_bytes()[:3300]}.items():
+        (folder / name).write_bytes(data)
+        clip = read_clip(folder / name, n_frames=60, trim=0)
+        assert numbers(clip) == list(range(len(clip))) and 5 < len(clip) < 30
+        np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=0.02)
+
+
+def test_damaged_in_the_middle(folder):
+    data = bytearray(make(folder / "sound.mp4", box_options={"movflags": "faststart"}).read_bytes())
+    begin, end = len(data) // 2, len(data) * 6 // 10
+    data[begin:end] = np.random.default_rng(0).integers(0, 256, end - begin).astype(np.uint8).tobytes()
+    (folder / "damaged.mp4").write_bytes(data)
+    clip = read_clip(folder / "damaged.mp4", n_frames=60, trim=0)
+    sound = [number == round(10 * when) for number, when in zip(numbers(clip), clip.times)]
+    assert sum(sound) >= 20 and sound[0] and sound[-1]
+
+
+def broken_files(folder, plain):
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("This is a letter, not a video.\n" * 100)
+    (folder / "zeros.mp4").write_bytes(bytes(100_000))
+    (folder / "noise.mkv").write_bytes(np.random.default_rng(1).integers(0, 256, 100_000).astype(np.uint8).tobytes())
+    (folder / "half.mp4").write_bytes(plain.read_bytes()[:3000])
+    (folder / "playlist.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    scrambled = bytearray(plain.read_bytes())
+    start = scrambled.index(b"mdat") + 4
+    scrambled[start : scrambled.index(b"moov") - 4] = bytes(scrambled.index(b"moov") - 4 - start)
+    (folder / "scrambled.mp4").write_bytes(scrambled)
+    with av.open(str(folder / "sound_only.mp4"), "w") as box:
+        stream = box.add_stream("aac", rate=16000)
+        for number in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 16000, 1024 * number
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return {
+        "sub": "folder", "missing.mp4": "no such file", "empty.mp4": "empty", "text.mp4": "not a video", "zeros.mp4": "cannot be opened",
+        "noise.mkv": "cannot be opened", "half.mp4": "end of the file is missing", "playlist.mp4": "", "scrambled.mp4": "decoded",
+        "sound_only.mp4": "no pictures",
+    }  # fmt: skip
+
+
+def test_broken_files_name_file_and_cause(folder, plain):
+    for name, cause in broken_files(folder, plain).items():
+        for backend in (None, "pyav"):
+            start = time.monotonic()
+            with pytest.raises(VideoError) as caught:
+                read_clip(folder / name, backend=backend)
+            assert time.monotonic() - start < 20
+            assert caught.value.path == str(folder / name) and str(folder / name) in str(caught.value)
+            assert cause in caught.value.cause and "Traceback" not in caught.value.cause, caught.value.cause
+    with pytest.raises(VideoError, match="address"):
+        read_clip("https://example.org/video.mp4")
+    assert not probe(folder / "sound_only.mp4").has_video
+    assert len(read_clip(plain)) == 36  # the worker has survived all of them
+
+
+def test_huge_claim(folder):
+    """A raw video that says each of its frames has 3.6 thousand million pixels."""
+    path = folder / "huge.avi"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("rawvideo", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr24"
+        for number in range(3):
+            box.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "bgr24")))
+        box.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    place = data.index(b"strf") + 12  # BITMAPINFOHEADER: width and height follow its size
+    struct.pack_into("<ii", data, place, 16000, 16000)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="huge.avi: claims frames of 16000x16000"):
+        read_clip(path)
+
+
+def test_names(folder, plain, monkeypatch):
+    """Spaces, colons, percent signs, other alphabets; relative paths after a change of folder; bytes and Path."""
+    for name in ("with space.mp4", "colon:%03d.mp4", "видео №1.mp4", "-dash.mp4"):
+        (folder / name).write_bytes(plain.read_bytes())
+        assert numbers(read_clip(folder / name, n_frames=3)) == numbers(read_clip(plain, n_frames=3))
+    read_clip(plain)
+    monkeypatch.chdir(folder)
+    clip = read_clip("-dash.mp4", n_frames=3)
+    assert clip.source == "-dash.mp4" and probe(b"-dash.mp4").path == "-dash.mp4"
+
+
+@pytest.mark.parametrize("wrong", [{"n_frames": 0}, {"trim": 0.5}, {"trim": -0.1}, {"backend": "opencv"}, {"max_pixels": 100}, {"times": []},
+                                   {"times": [1.0, 0.0]}, {"times": [-1.0]}, {"min_pixels": 10**6}])  # fmt: skip
+def test_wrong_requests_are_not_the_files_fault(plain, wrong):
+    with pytest.raises(ValueError) as caught:
+        read_clip(plain, **wrong)
+    assert not isinstance(caught.value, VideoError) and next(iter(wrong)) in str(caught.value)
+
+
+# ---------------------------------------------------------------- the worker
+
+LISTEN = "import os, time, videossr.video as video\n"
+
+
+def test_hanging_decoder(plain, serve):
+    serve(LISTEN + "video._decode = lambda *a, **k: time.sleep(60)\nvideo._serve()")
+    start = time.monotonic()
+    with pytest.raises(VideoError, match=r"plain.mp4: decoding took more than 0.5 s"):
+        read_clip(plain, timeout=0.5)
+    assert time.monotonic() - start < 10
+    assert probe(plain).n_frames == 40  # by a new worker
+
+
+def test_crashing_decoder(plain, serve):
+    serve(LISTEN + "video._decode = lambda *a, **k: os.abort()\nvideo._serve()")
+    with pytest.raises(VideoError, match="plain.mp4: the decoder crashed"):
+        read_clip(plain)
+
+
+def test_pyav_takes_over_when_decord_crashes(plain, serve):
+    serve(LISTEN + "video._with_decord = lambda *a, **k: os.abort()\nvideo._serve()")
+    assert len(read_clip(plain)) == 36
+    with pytest.raises(VideoError, match="crashed"):
+        read_clip(plain, backend="decord")
+
+
+def test_our_own_mistakes_are_not_blamed_on_the_file(plain, serve):
+    serve(LISTEN + "video._decode = lambda *a, **k: 1/0\nvideo._serve()")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError") as caught:
+        read_clip(plain)
+    assert not isinstance(caught.value, VideoError)
+
+
+def test_worker_that_cannot_start(plain, serve, monkeypatch):
+    serve("raise SystemExit('no room')")
+    with pytest.raises(RuntimeError, match="could not start.*no room.*timeout=None"):
+        read_clip(plain)
+    assert len(read_clip(plain, timeout=None)) == 36
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(RuntimeError, match="executable"):
+        read_clip(plain)
+
+
+def test_chatter_does_not_reach_the_frames(plain, serve):
+    serve(LISTEN + "import sys\nreal = video._decode\ndef chatty(*a, **k):\n    print('frame!' * 1000); os.write(1, b'noise'); return real(*a, **k)\n"
+          "video._decode = chatty\nvideo._serve()")
+    assert numbers(read_clip(plain, n_frames=3)) == numbers(read_clip(plain, n_frames=3, timeout=None))
+
+
+def test_worker_is_kept_and_replaced(plain, fresh_workers):
+    read_clip(plain)
+    (worker,) = video._idle[os.getpid()]
+    read_clip(plain)
+    assert video._idle[os.getpid()] == [worker]
+    worker.process.kill()
+    worker.process.wait()
+    assert len(read_clip(plain)) == 36 and worker not in video._idle[os.getpid()]
+
+
+def test_worker_retires(plain, fresh_workers, monkeypatch):
+    monkeypatch.setattr(video, "_MOST_CALLS", 3)
+    for _ in range(5):
+        assert len(read_clip(plain, n_frames=2)) == 2
+
+
+def test_threads(plain, fresh_workers):
+    found, threads = [], []
+    for k in range(4):
+        threads.append(threading.Thread(target=lambda k=k: found.append(numbers(read_clip(plain, n_frames=k + 1)))))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(map(len, found)) == [1, 2, 3, 4]
+    assert len(video._idle[os.getpid()]) <= max(1, os.cpu_count())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_children_use_their_own(plain, fresh_workers):
+    """Daemonic children, as data loaders have them, may not have children of multiprocessing; ours are plain processes."""
+    expected = read_clip(plain).times.tolist()
+    (worker,) = video._idle[os.getpid()]
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(2) as pool:
+        for times in pool.map(_times, [str(plain)] * 4):
+            assert times == expected
+    assert worker.process.poll() is None
+    read_clip(plain)
+    assert video._idle[os.getpid()] == [worker]
+
+
+def _times(path):
+    return read_clip(path).times.tolist()
+
+
+PROGRAM = """
+import sys, time, videossr.video as video
+video.read_clip(sys.argv[1])
+(worker,) = video._idle[video.os.getpid()]
+print(worker.process.pid, flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("killed", [False, True])
+def test_no_worker_outlives_its_caller(plain, killed):
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(video.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    caller = subprocess.Popen([sys.executable, "-c", PROGRAM, str(plain), "60" if killed else "0"], stdout=subprocess.PIPE, env=search)
+    worker = int(caller.stdout.readline())
+    if killed:
+        caller.kill()
+    caller.wait(30)
+    caller.stdout.close()
+    end = time.monotonic() + 10
+    while _alive(worker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # one that waits for a parent to collect it is over
+    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_worker_costs_little(folder):
+    """A clip of the default size comes back through the pipe in a few hundredths of a second."""
+    path = make(folder / "large.mp4", n=50, size=(192, 320), options={"preset": "ultrafast"})
+    read_clip(path)
+
+    def fastest(**options):
+        taken = []
+        for _ in range(5):
+            start = time.perf_counter()
+            read_clip(path, trim=0, **options)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    assert fastest() < fastest(timeout=None) + 0.15
+
+
+# ---------------------------------------------------------------- clips and sizes
+
+
+def test_clip_checks_itself():
+    clip = Clip.example(6, 32, 64)
+    assert (clip.n_frames, clip.height, clip.width, clip.fps, clip.step, clip.duration) == (6, 32, 64, 2.0, 0.5, 3.0)
+    assert clip[1:3].times.tolist() == [0.5, 1.0] and clip[::2].step == 1.0 and "base64" in clip._repr_html_()
+    assert clip.with_frames(clip.frames[:, ::-1]).times is clip.times
+    np.testing.assert_array_equal(Clip.example(seed=3).frames, Clip.example(seed=3).frames)
+    for frames, times in [(clip.frames, clip.times[:-1]), (clip.frames, clip.times[::-1]), (clip.frames / 2, clip.times),
+                          (clip.frames[:0], clip.times[:0]), (clip.frames[0], clip.times), (clip.frames, clip.times * np.nan)]:  # fmt: skip
+        with pytest.raises(ValueError):
+            Clip(frames, times)
+    with pytest.raises(TypeError):
+        clip[0]
+
+
+def test_errors_and_clips_travel():
+    """Between processes, as data loaders need it."""
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "torn")))
+    assert (error.path, error.cause, str(error)) == ("a.mp4", "torn", "a.mp4: torn")
+    clip = pickle.loads(pickle.dumps(Clip.example()))
+    assert clip.source == "example" and VideoInfo("a.mp3", False).n_frames == 0
+
+
+def test_fit_size_is_the_best_pair():
+    rng = np.random.default_rng(0)
+    for height, width in [(1080, 1920), (16, 16), (1, 4000), (4000, 1), (2160, 3840), *rng.integers(20, 2500, (60, 2)).tolist()]:
+        for most, least in ((256 * 256, None), (64 * 64, None), (1024, None), (512 * 512, 128 * 128), (256 * 256, 256 * 256)):
+            rows, columns = (side // 32 for side in fit_size(height, width, most, least))
+            native = max(1, int(height / 32 + 0.5)) * max(1, int(width / 32 + 0.5))
+            budget = min(most // 1024, max(native, -(-(least or 0) // 1024)))
+
+            def cost(r, c):
+                return abs(np.log(c / r * height / width)) + np.log(budget / (r * c)) / 4
+
+            assert min(rows, columns) >= 1 and rows * columns <= most // 1024
+            best = min(cost(r, c) for r in range(1, budget + 1) for c in range(1, budget // r + 1))
+            assert cost(rows, columns) <= best + 1e-9
+
+
+# ---------------------------------------------------------------- real videos
+
+REAL = sorted(Path(os.environ["VIDEOSSR_TEST_VIDEOS"]).iterdir()) if os.environ.get("VIDEOSSR_TEST_VIDEOS") else []
+
+
+@pytest.mark.skipif(not REAL, reason="VIDEOSSR_TEST_VIDEOS names no folder")
+def test_real_videos_are_read():
+    for path in REAL:
+        clip, index = read_clip(path, n_frames=12), video._index(str(path))
+        assert len(clip) == 12 and clip.height * clip.width <= 256 * 256, path
+        due = index.starts[video._on_screen(index.starts, video._instants(index.end, 12, 0.05))]
+        np.testing.assert_allclose(clip.times, due, atol=2e-3, err_msg=str(path))
+
+
+@pytest.mark.skipif(not REAL, reason="VIDEOSSR_TEST_VIDEOS names no folder")
+def test_real_videos_against_a_full_decode():
+    """The smallest files, frame by frame: what came back is the frame that a sequential decode shows at that time."""
+    for path in sorted(REAL, key=lambda path: path.stat().st_size)[:6]:
+        clip = read_clip(path, n_frames=24)
+        times, reference = [], []
+        with av.open(str(path)) as box:
+            stream = box.streams.best("video")
+            for packet in box.demux(stream):
+                for frame in packet.decode() if packet.size or packet.dts is None else []:
+                    times.append(float(frame.pts * frame.time_base))
+                    reference.append(frame)
+        times = np.array(times) - times[0]
+        for when, pixels in zip(clip.times, clip.frames):
+            frame = reference[int(np.abs(times - when).argmin())]
+            assert np.abs(times - when).min() < 2e-3
+            expected = frame.reformat(clip.width, clip.height, "rgb24", interpolation="BILINEAR").to_ndarray()
+            assert np.abs(expected.astype(int) - pixels).mean() < 2, (path, when)
