@@ -517,7 +517,7 @@ class Grounding(Task):
         "easy": GroundingDifficulty(),
         "hard": GroundingDifficulty(min_length=4, max_length=8),
         "viubench": GroundingDifficulty(min_length=8, max_length=20, max_pixels=512 * 512),
-        "demo": GroundingDifficulty(n_frames=16, max_pixels=64 * 64, min_length=4, max_length=8),
+        "demo": GroundingDifficulty(n_frames=16, max_pixels=64 * 64, min_length=3, max_length=6),
     }
 
     @property
