@@ -28,7 +28,7 @@ __all__ = ['VIDEO_SUFFIXES', 'MIXES', 'find_videos', 'split_videos', 'MixRow', '
            'count_refusals', 'save_samples', 'load_samples', 'to_trl_dataset']
 
 # %% ../nbs/30_data.ipynb #bea7f029
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".ogv", ".3gp")
 
 
 def find_videos(
@@ -113,7 +113,12 @@ class Mix:
 _GROUNDING = ("channel_swap", "mirror", "zoom_out", "rotate180")  # the four best of the paper's figure 6
 MIXES: dict[str, Mix] = {
     "VideoSSR-30K": Mix((*(MixRow("grounding", type, "train", 1) for type in _GROUNDING), MixRow("jigsaw", "order", "train", 4), MixRow("counting", "shapes", "train", 2))),
-    "demo": Mix((*(MixRow("grounding", type, "demo", 1) for type in _GROUNDING), MixRow("jigsaw", "order", "demo", 4), MixRow("counting", "shapes", "demo", 4))),
+    "demo": Mix((
+        MixRow("grounding", "channel_swap", "demo", 2),
+        MixRow("grounding", "zoom_out", "demo", 2),
+        MixRow("jigsaw", "order", "demo", 2),
+        MixRow("counting", "shapes", "demo", 1),
+    )),
 }
 
 

@@ -81,9 +81,7 @@ def group_logps(
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     "The Qwen3-VL inside wrappers for adapters or several processes."
-    while not hasattr(getattr(model, "model", None), "get_rope_index"):
-        model = getattr(model, "module", None) or getattr(model, "base_model", None) or model.model
-    return model
+    return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
 
 
 def _masked(values: tuple[torch.Tensor, ...], mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -130,14 +128,23 @@ def _owners(
     clips = torch.searchsorted(slots * merged, ends)
     return clips.repeat_interleave(batch["video_grid_thw"].prod(1)), clips
 
-# %% ../nbs/41_grpo.ipynb #d9766eb4
+# %% ../nbs/41_grpo.ipynb #3953760e
 def borrowed_answers(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # lend their answers
+    task: str,  # of the question
+    n: int,  # answers wanted
     rng: np.random.Generator,
-) -> list[str]:  # for each sample the answer of a random sample of its task
-    "Answers that fit the question's format and are independent of the video."
-    by_task = {task: [sample.answer for sample in samples if sample.task == task] for task in {sample.task for sample in samples}}
-    return [str(rng.choice(by_task[sample.task])) for sample in samples]
+) -> list[str]:
+    "Answers of random samples of a task: they fit the question's format and are independent of its video."
+    return rng.choice([sample.answer for sample in samples if sample.task == task], n).tolist()
+
+
+def _tokens_of(policy: Policy, texts: list[str], n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    "Texts as (n_rows, len(texts) / n_rows, R) tokens with their end, and the mask of what is not padding."
+    rows = [torch.tensor(policy.tokenizer(text)["input_ids"] + end_ids(policy)[:1]) for text in texts]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, policy.tokenizer.pad_token_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True)
+    return tuple(values.view(n_rows, -1, tokens.shape[1]).to(policy.device) for values in (tokens, mask))
 
 
 def warm_start(
@@ -145,8 +152,9 @@ def warm_start(
     samples: Sequence[Sample],  # training samples
     prompts: Sequence[Prompt],  # the same, encoded
     *,
-    steps: int = 40,  # optimiser steps
-    batch_size: int = 16,  # samples a step
+    steps: int = 100,  # optimiser steps
+    batch_size: int = 4,  # prompts a step
+    n_answers: int = 16,  # borrowed answers a prompt, in one packed sequence
     learning_rate: float = 1e-3,
     seed: int = 0,  # of the order and of the borrowed answers
     progress: bool = True,
@@ -158,10 +166,8 @@ def warm_start(
     policy.model.train()
     for _ in tqdm(range(steps), "warm start", disable=not progress):
         rows = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
-        texts = borrowed_answers(samples, rng)
-        tokens = [torch.tensor(policy.tokenizer(texts[row])["input_ids"] + end_ids(policy)[:1]) for row in rows]
-        answers = torch.nn.utils.rnn.pad_sequence(tokens, True, pad)[:, None].to(policy.device)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in tokens], True)[:, None].to(policy.device)
+        texts = [text for row in rows for text in borrowed_answers(samples, samples[row].task, n_answers, rng)]
+        answers, mask = _tokens_of(policy, texts, len(rows))
         logps, _ = group_logps(policy.model, collate([prompts[row] for row in rows], pad, policy.device), answers, mask, banned)
         loss = -logps.sum() / mask.sum()
         optimizer.zero_grad()
@@ -195,8 +201,8 @@ class VideoGRPOConfig(GRPOConfig):
     def demo(cls, output_dir: str, **changes: Any) -> VideoGRPOConfig:
         "A tiny random policy on a CPU: a larger learning rate and a KL term that keeps the answers' format alive."
         settings: dict[str, Any] = {
-            "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_steps": 10, "num_generations": 16, "beta": 0.05,
-            "per_device_train_batch_size": 128, "max_completion_length": 12, "adam_beta2": 0.99, "max_grad_norm": 1.0,
+            "learning_rate": 7e-4, "lr_scheduler_type": "linear", "warmup_steps": 10, "num_generations": 16, "beta": 0.1,
+            "per_device_train_batch_size": 128, "max_completion_length": 8, "adam_beta2": 0.99, "max_grad_norm": 1.0,
             "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "logging_steps": 1, "save_strategy": "no",
             "report_to": "none",
         }  # fmt: skip

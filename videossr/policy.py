@@ -23,7 +23,6 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
-from transformers.cache_utils import Cache
 from transformers.video_utils import VideoMetadata
 
 from .tasks import Sample, render
@@ -68,25 +67,27 @@ SPECIAL_TOKENS = [
 ]  # fmt: skip
 
 # The words of the kit's prompts, so that a question costs few tokens; any other text is spelled out byte by byte.
-_WORDS = """user assistant system seconds Clip 1: 2: 3: 4: 5: 6: 7: 8: 9: In one part of this video the red and blue colour channels are
-swapped, the picture is mirrored left to right, turned upside down rotated by 180 degrees, shrunk onto a black background. When does that
-part start and end? Reply with the start and end in seconds, one decimal each, as start-end and nothing else. Filled circles, squares and
-triangles are drawn on some frames. How many of each in the whole video? Reply with three numbers as circles,squares,triangles and nothing
-else. These clips are one video cut into equal parts, shown in shuffled order. In which order must they be played? Reply with the clip
-numbers as digits without spaces, in playing order, and nothing else, for example. Answer format: the frames of a frame are."""
+_WORDS = """user assistant system Clip 1: 2: 3: 4: 5: 6: 7: 8: 9: seconds> In one part of this video red and blue are swapped. In one part of this
+video the picture is mirrored left to right. In one part of this video the picture is shrunk, with a black border around it. In one part of
+this video the picture is upside down, turned by 180 degrees. When does that part start and end? Answer directly with start-end in seconds
+with one decimal and nothing else, for example 12.5-17.0. Some frames of this video have plain filled circles, squares and triangles drawn
+on top. Each drawn shape is on one frame only. Count them over all frames. Answer directly with the three totals as
+circles,squares,triangles and nothing else, for example 3,1,4. One video was cut into 3 clips of equal length, shown above in shuffled order.
+In which order must they be played? Answer directly with the 3 clip numbers from first to last, as 3 digits and nothing else, for example
+213. The frames are judged by what you see: time stamps, motion, slow, fast, another, again, each, hold, noise, colour, gray, sharp."""
 
 # A word with the sign before it, a single digit, a run of signs, or white space: Qwen's way of cutting text.
 _PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _tiny_tokenizer() -> PreTrainedTokenizerFast:
-    "A byte-level BPE tokenizer of some 600 tokens; the same one each time."
+    "A byte-level BPE tokenizer of some 800 tokens; the same one each time."
     tokenizer = Tokenizer(models.BPE())
     bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_PIECES), "isolated"), bytes_of_pieces])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=640, initial_alphabet=alphabet, show_progress=False, min_frequency=1)
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False, min_frequency=1)
     tokenizer.train_from_iterator([_WORDS.replace("\n", " ")], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -273,16 +274,26 @@ def never_sampled(policy: Policy) -> torch.Tensor:  # (vocabulary,) bool
     banned[[token for token in end_ids(policy) if policy.tokenizer.decode(token) != policy.tokenizer.pad_token]] = False
     return banned
 
-# %% ../nbs/40_policy.ipynb #bd1c3634
+# %% ../nbs/40_policy.ipynb #723aec64
 def _next_tokens(
-    logits: torch.Tensor,  # (B, vocabulary)
+    logits: torch.Tensor,  # (..., vocabulary)
     banned: torch.Tensor,  # (vocabulary,) bool
     temperature: float,  # 0: the most likely token
-) -> torch.Tensor:  # (B,) int64
+) -> torch.Tensor:  # (...) int64
     logits = logits.float().masked_fill(banned, -torch.inf)
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(torch.softmax(logits / temperature, -1), 1)[:, 0]
+    chances = torch.softmax(logits / temperature, -1)
+    return torch.multinomial(chances.flatten(0, -2), 1).view(chances.shape[:-1])
+
+
+def _step_mask(
+    prompt_mask: torch.Tensor,  # (B, P) 1 for tokens, 0 for padding
+    n: int,  # answers a prompt
+    steps: int,  # tokens of each answer so far, this step's included
+) -> torch.Tensor:  # (B, 1, n, P + steps * n) bool: behind the prompt, the cache holds n tokens a step
+    own = torch.eye(n, dtype=torch.bool, device=prompt_mask.device).repeat(1, steps)
+    return torch.cat([prompt_mask.bool()[:, None].expand(-1, n, -1), own.expand(len(prompt_mask), -1, -1)], -1)[:, None]
 
 
 @torch.no_grad()
@@ -294,27 +305,23 @@ def sample_tokens(
     temperature: float = 1.0,  # 0 is greedy
     max_new_tokens: int = 32,  # longest answer
 ) -> torch.Tensor:  # (B * n, R) int64, the answers of a prompt in consecutive rows, padded after the end
-    "Answers sampled from the policy, each prompt computed once."
+    "Answers sampled from the policy; each prompt is computed and cached once."
     model, stops = policy.model, torch.tensor(end_ids(policy), device=policy.device)
     banned, pad = never_sampled(policy), torch.tensor(policy.tokenizer.pad_token_id, device=policy.device)
     positions, following = prompt_positions(model, batch)
     output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache: Cache = output.past_key_values
-    cache.batch_repeat_interleave(n)
-    logits, following = output.logits[:, -1].repeat_interleave(n, 0), following.repeat_interleave(n, 0)
-    mask = batch["attention_mask"].repeat_interleave(n, 0)
-    ended, answers = torch.zeros(len(mask), dtype=torch.bool, device=policy.device), []
+    logits, cache = output.logits.expand(-1, n, -1), output.past_key_values
+    ended, answers = torch.zeros(logits.shape[:2], dtype=torch.bool, device=policy.device), []
     for step in range(max_new_tokens):
         tokens = torch.where(ended, pad, _next_tokens(logits, banned, temperature))
         answers.append(tokens)
         ended |= torch.isin(tokens, stops)
         if ended.all() or step == max_new_tokens - 1:
             break
-        mask = torch.cat([mask, torch.ones_like(following)], 1)
-        places = (following + step)[None].expand(3, -1, -1)
-        output = model(input_ids=tokens[:, None], attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
-        logits = output.logits[:, -1]
-    return torch.stack(answers, 1)
+        places = (following + step).expand(3, -1, n)
+        mask = _step_mask(batch["attention_mask"], n, step + 1)
+        logits = model(input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True).logits
+    return torch.stack(answers, -1).flatten(0, 1)
 
 # %% ../nbs/40_policy.ipynb #49e3e164
 def generate_answers(

@@ -44,11 +44,11 @@ class TrainSettings:
     n_train: int = 600  # training samples
     n_held_out: int = 240  # held-out samples, from other videos
     held_out: float = 0.25  # share of the videos
-    warm_steps: int = 60  # supervised steps on borrowed answers; 0: none
-    steps: int = 300  # GRPO steps
+    warm_steps: int = 100  # supervised steps on borrowed answers; 0: none
+    steps: int = 400  # GRPO steps
     groups: int = 8  # prompts a step
     group_size: int = 16  # rollouts a prompt
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     beta: float = 0.1  # KL coefficient
     max_new_tokens: int = 8  # longest answer, in training and evaluation
     parse: str = "paper"  # how replies are read

@@ -72,7 +72,7 @@ class Picture(Figure):
         _few_colors(pixels).save(stream, "png", optimize=True)
         return {"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": str(self)}
 
-
+# %% ../nbs/02_show.ipynb #d183c997
 def _picture(width: float, height: float) -> Picture:  # inches
     return Picture(figsize=(width, height), dpi=76, facecolor="white")
 

@@ -174,7 +174,9 @@ def _open(path: str):
     "The opened container; local files only, whatever a playlist inside might name."
     import av
     _check_file(path)
-    try: return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    # tags that are not UTF-8 stop PyAV before version 19, unless it is told to replace them
+    tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    try: return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, **tags)
     except (av.FFmpegError, OSError, ValueError) as error:
         with contextlib.suppress(OSError), open(path, "rb") as file: head = file.read(12)
         mp4 = head[4:8] == b"ftyp" # the one kind whose index may come last and be lost with the end

@@ -1,0 +1,26 @@
+"What all tests share. Set before anything heavy is imported: no windows, no downloads."
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root():
+    "The top of the checkout."
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_videos():
+    "A folder of real clips, named by VIDEOSSR_TEST_VIDEOS; without one the test is skipped."
+    folder = os.environ.get("VIDEOSSR_TEST_VIDEOS", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("VIDEOSSR_TEST_VIDEOS names no folder of real clips")
+    return Path(folder).resolve()

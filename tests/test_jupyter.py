@@ -1,0 +1,148 @@
+"""Notebooks in JupyterLab, in a real browser: opened from nbs/, run from the menu, looked at like a reader would."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--disable-extensions"]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; install one, or name it in CHROMIUM")
+SMALL = {"steps": 2, "n_train": 12, "n_held_out": 9, "warm_steps": 5, "groups": 2, "group_size": 4}
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # all cells stay in the page, so all can be checked
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url, seconds=60):
+    "Waits until a server answers."
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab on a copy of nbs/: (address, that copy). Nobody's settings are read and no notebook of the checkout is saved over."
+    home = tmp_path_factory.mktemp("lab")
+    notebooks = home / "nbs"
+    shutil.copytree(ROOT / "nbs", notebooks, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+    for name, values in SETTINGS.items():
+        path = home / "settings" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
+    env["VIDEOSSR_CACHE"] = os.environ.get("VIDEOSSR_CACHE") or str(home / "cache")
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={notebooks}", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password="]
+    with open(home / "server.log", "w") as log:
+        server = subprocess.Popen(command, cwd=notebooks, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        assert answers(f"{address}/api/status"), (home / "server.log").read_text()[-2000:]
+        yield address, notebooks
+    finally:
+        server.terminate()  # shuts its kernels down as well
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="module")
+def page():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; it comes with the extra dev")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, headless=True, args=FLAGS, timeout=60_000)
+        yield browser.new_page(viewport={"width": 1400, "height": 1100})
+        browser.close()
+
+
+def run_all(page, address, name, picture, seconds=300):
+    "Opens a notebook, clears it, runs it from the menu, waits for the last cell and takes a picture of the whole page."
+    page.goto(f"{address}/lab/tree/{name}?reset", timeout=60_000)
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook", timeout=60_000)
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+    for entry in ("Restart Kernel and Clear Outputs of All Cells…", "Run All Cells"):
+        menu = "Kernel" if entry.startswith("Restart") else "Run"
+        page.locator(".lm-MenuBar-itemLabel").get_by_text(menu, exact=True).click()
+        page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
+        if menu == "Kernel":
+            page.locator(".jp-Dialog-button.jp-mod-warn").click()
+            page.wait_for_function("document.querySelectorAll('.jp-Notebook .jp-OutputArea-output').length == 0", timeout=30_000)
+    page.wait_for_function(
+        """() => {
+            const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].filter(cell => cell.querySelector('.cm-content').innerText.trim());
+            const prompts = cells.map(cell => cell.querySelector('.jp-InputPrompt').innerText.trim());
+            const failed = document.querySelector('.jp-Notebook [data-mime-type="application/vnd.jupyter.error"]');
+            return failed || (prompts.length && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt)));
+        }""",
+        timeout=1000 * seconds,
+    )
+    page.wait_for_timeout(500)  # the last picture
+    page.screenshot(path=picture)
+
+
+def shown(page):
+    "What stands under the cells: widths of pictures, error texts, rendered widgets, other texts."
+    return page.evaluate(
+        """() => {
+            const all = selector => [...document.querySelectorAll('.jp-Notebook ' + selector)];
+            return {
+                pictures: all('.jp-OutputArea-output img').map(picture => picture.naturalWidth),
+                errors: all('[data-mime-type="application/vnd.jupyter.error"]').map(error => error.innerText),
+                widgets: all('.jupyter-widgets').length,
+                text: all('.jp-OutputArea-output').map(output => output.innerText).join('\\n'),
+            };
+        }"""
+    )
+
+
+def test_tour_in_jupyterlab(lab, page, tmp_path):
+    run_all(page, lab[0], "index.ipynb", tmp_path / "tour.png")
+    found = shown(page)
+    assert not found["errors"]
+    assert len(found["pictures"]) >= 3 and min(found["pictures"]) > 200
+    assert "at dusk" in found["text"]
+    assert (tmp_path / "tour.png").stat().st_size > 20_000
+
+
+def test_training_in_jupyterlab(lab, page, tmp_path):
+    "With small numbers typed into the parameters cell; the run folder lands beside the notebook."
+    address, notebooks = lab
+    notebook = nbformat.read(notebooks / "train.ipynb", 4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL.items())
+    nbformat.write(notebook, notebooks / "train-small.ipynb")
+    run_all(page, address, "train-small.ipynb", tmp_path / "train.png")
+    found = shown(page)
+    assert not found["errors"]
+    assert len(found["pictures"]) >= 8 and min(found["pictures"]) > 200
+    assert found["widgets"], "progress bars are widgets in JupyterLab"
+    assert "run folder: runs/train-demo-0" in found["text"]
+    assert (notebooks / "runs" / "train-demo-0" / "results.json").exists()
