@@ -83,18 +83,14 @@ def page():
         browser.close()
 
 
-def run_all(page, address, name, picture, seconds=300):
-    "Opens a notebook, clears it, runs it from the menu, waits for the last cell and takes a picture of the whole page."
+def run_all(page, address, name, picture, seconds=240):
+    "Opens a notebook, runs it from the menu, waits for the last cell and takes a picture of the page."
     page.goto(f"{address}/lab/tree/{name}?reset", timeout=60_000)
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook", timeout=60_000)
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
-    for entry in ("Restart Kernel and Clear Outputs of All Cells…", "Run All Cells"):
-        menu = "Kernel" if entry.startswith("Restart") else "Run"
-        page.locator(".lm-MenuBar-itemLabel").get_by_text(menu, exact=True).click()
-        page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
-        if menu == "Kernel":
-            page.locator(".jp-Dialog-button.jp-mod-warn").click()
-            page.wait_for_function("document.querySelectorAll('.jp-Notebook .jp-OutputArea-output').length == 0", timeout=30_000)
+    page.locator(".lm-MenuBar-itemLabel").get_by_text("Run", exact=True).click()
+    page.locator(".lm-Menu-itemLabel").get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
+    page.locator(".jp-Dialog-button.jp-mod-warn").click()
     page.wait_for_function(
         """() => {
             const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].filter(cell => cell.querySelector('.cm-content').innerText.trim());

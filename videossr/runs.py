@@ -45,8 +45,9 @@ class TrainSettings:
     n_held_out: int = 240  # held-out samples, from other videos
     held_out: float = 0.25  # share of the videos
     warm_steps: int = 100  # supervised steps on borrowed answers; 0: none
-    steps: int = 400  # GRPO steps
-    groups: int = 8  # prompts a step
+    steps: int = 600  # GRPO steps
+    groups: int = 8  # prompts a step, over all devices
+    groups_at_once: int = 8  # prompts in one pass on a device; the rest of a step is accumulated
     group_size: int = 16  # rollouts a prompt
     learning_rate: float = 7e-4
     beta: float = 0.1  # KL coefficient
@@ -60,7 +61,7 @@ PRESETS: dict[str, TrainSettings] = {
     "demo": TrainSettings(),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
-        groups=64, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, grpo="paper",
+        groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, grpo="paper",
     ),
 }  # fmt: skip
 
@@ -175,11 +176,13 @@ def make_policy(
     progress: bool = True,
 ) -> tuple[Policy, list[float]]:  # the policy before GRPO, and the losses of the warm start
     "The policy to train: loaded, or tiny; with a warm start if the settings have one. Kept as checkpoint `start`."
-    policy = tiny_policy(seed) if settings.model == "tiny" else load_policy(settings.model)
-    if not settings.warm_steps:
-        return policy, []
-    prompts = [encode_sample(policy, sample) for sample in tqdm(train, "encode", disable=not progress)]
-    losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
+    is_tiny, losses = settings.model == "tiny", []
+    policy = tiny_policy(seed) if is_tiny else load_policy(settings.model)
+    if not (is_tiny or settings.warm_steps):
+        return policy, losses
+    if settings.warm_steps:
+        prompts = [encode_sample(policy, sample) for sample in tqdm(train, "encode", disable=not progress)]
+        losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
     return load_policy(policy.save(run.path("checkpoints", "start"))), losses
 
@@ -215,13 +218,17 @@ def grpo_config(
 ) -> VideoGRPOConfig:
     "The trainer's configuration: the named GRPO settings with the run's own dials."
     make = {"demo": VideoGRPOConfig.demo, "paper": VideoGRPOConfig.paper}[settings.grpo]
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    at_once = min(settings.groups_at_once, max(1, settings.groups // devices))
+    if settings.groups % (at_once * devices):
+        raise ValueError(f"{settings.groups} groups a step cannot be shared among {devices} devices with groups_at_once={at_once}")
     dials: dict[str, Any] = {
         "max_steps": settings.steps, "num_generations": settings.group_size, "learning_rate": settings.learning_rate,
-        "beta": settings.beta, "max_completion_length": settings.max_new_tokens, "seed": seed,
+        "per_device_train_batch_size": at_once * settings.group_size,
+        "gradient_accumulation_steps": settings.groups // (at_once * devices),
+        "beta": settings.beta, "max_completion_length": settings.max_new_tokens, "seed": seed, "disable_tqdm": True,
     }  # fmt: skip
-    if settings.grpo == "demo":
-        dials["per_device_train_batch_size"] = settings.groups * settings.group_size
-    return make(str(run.path("checkpoints")), **{**dials, "disable_tqdm": True, **changes})
+    return make(str(run.path("checkpoints")), **{**dials, **changes})
 
 
 def train_policy(
@@ -302,6 +309,6 @@ def draw_answers(
         first = max(0, len(mine) // 2 - n_each // 2)
         for number, (sample, record) in enumerate(mine[first : first + n_each]):
             said = parse_reply(task, record.reply, sample.answer, parse=record.parse)
-            figure = show_sample(sample, render(sample), record.reply, record.smooth, predicted=said)
+            figure = show_sample(sample, render(sample), record.reply, record.smooth, predicted=said, n=16)
             figures.append(run.draw(f"{stage}-{task}-{number}", figure))
     return figures
