@@ -87,7 +87,7 @@ def run_all(page, address, name, picture, seconds=240):
     "Opens a notebook, runs it from the menu, waits for the last cell and takes a picture of the page."
     page.goto(f"{address}/lab/tree/{name}?reset", timeout=60_000)
     page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook", timeout=60_000)
-    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+    page.locator("#jp-main-statusbar").get_by_text("ipykernel) | Idle").wait_for(timeout=60_000)
     page.locator(".lm-MenuBar-itemLabel").get_by_text("Run", exact=True).click()
     page.locator(".lm-Menu-itemLabel").get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
     page.locator(".jp-Dialog-button.jp-mod-warn").click()

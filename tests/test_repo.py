@@ -339,7 +339,7 @@ def test_readme_maps_every_chapter():
 
 def test_readme_opens_with_a_sentence_and_a_picture():
     lines = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
-    assert lines[0].startswith("# ") and lines[1].rstrip().endswith(".")
+    assert lines[0].startswith("# ") and lines[1].rstrip(" *").endswith(".")
     picture = next(place for place, line in enumerate(lines) if "![" in line or "<img" in line)
     command = lines.index(COMMANDS[0])
     assert picture < command

@@ -201,7 +201,7 @@ class VideoGRPOConfig(GRPOConfig):
     def demo(cls, output_dir: str, **changes: Any) -> VideoGRPOConfig:
         "A tiny random policy on a CPU: a larger learning rate and a KL term that keeps the answers' format alive."
         settings: dict[str, Any] = {
-            "learning_rate": 7e-4, "lr_scheduler_type": "linear", "warmup_steps": 10, "num_generations": 16, "beta": 0.1,
+            "learning_rate": 5e-4, "lr_scheduler_type": "linear", "warmup_steps": 10, "num_generations": 16, "beta": 0.2,
             "per_device_train_batch_size": 128, "max_completion_length": 8, "adam_beta2": 0.99, "max_grad_norm": 1.0,
             "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "logging_steps": 1, "save_strategy": "no",
             "report_to": "none",

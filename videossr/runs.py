@@ -49,8 +49,8 @@ class TrainSettings:
     groups: int = 8  # prompts a step, over all devices
     groups_at_once: int = 8  # prompts in one pass on a device; the rest of a step is accumulated
     group_size: int = 16  # rollouts a prompt
-    learning_rate: float = 7e-4
-    beta: float = 0.1  # KL coefficient
+    learning_rate: float = 5e-4
+    beta: float = 0.2  # KL coefficient
     max_new_tokens: int = 8  # longest answer, in training and evaluation
     parse: str = "paper"  # how replies are read
     strict: bool = False  # strict rewards instead of smooth ones
