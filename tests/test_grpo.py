@@ -12,6 +12,7 @@ from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer, group_logps, plain_logps, split_groups, warm_start
 from videossr.policy import collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
+from videossr.rewards import videossr_reward
 from videossr.tasks import make_sample
 from videossr.video import Clip
 
@@ -128,11 +129,13 @@ def test_rollout_and_loss_agree_on_the_probabilities(start):
     assert chance.sum() <= 1 + 1e-5 and (entropy >= 0).all()
 
 
-def trained(start, samples, folder, **changes):
+def trained(start, samples, folder, trainer_options=None, **changes):
     policy = load_policy(start, device="cpu")
     settings = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2, "warmup_steps": 0, "max_completion_length": 8,
                 "disable_tqdm": True, "gradient_accumulation_steps": 2}  # fmt: skip
-    trainer = VideoGRPOTrainer(policy, to_trl_dataset(samples), VideoGRPOConfig.demo(str(folder), **{**settings, **changes}))
+    trainer = VideoGRPOTrainer(
+        policy, args=VideoGRPOConfig.demo(str(folder), **{**settings, **changes}), train_dataset=to_trl_dataset(samples), **(trainer_options or {})
+    )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.train()
@@ -154,6 +157,25 @@ def test_same_seed_same_weights_and_packed_as_plain(start, samples, tmp_path):
     row = trainer.state.log_history[0]
     assert {"reward", "kl", "entropy", "frac_reward_zero_std"} <= row.keys()
     assert any(name.startswith("reward/") for name in row) and any(name.startswith("zero_variance/") for name in row)
+
+
+def test_lora_trains_its_adapters_alone(start, samples, tmp_path):
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    options = {"peft_config": peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
+    policy, trainer = trained(start, samples, tmp_path, options, learning_rate=1e-2)
+    untouched = load_policy(start, device="cpu").model.state_dict()
+    weights = {name: value for name, value in policy.model.state_dict().items() if "lora_" not in name}
+    assert weights and all(torch.equal(value, untouched[name.replace(".base_layer", "")]) for name, value in weights.items())
+    assert any(value.abs().max() > 0 for name, value in policy.model.state_dict().items() if "lora_B" in name)
+    assert "kl" in trainer.state.log_history[0]  # the reference is the model without its adapters
+
+
+def test_trl_s_own_arguments_work(start, samples, tmp_path):
+    policy = load_policy(start, device="cpu")
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4)
+    trainer = VideoGRPOTrainer(model=policy.model, reward_funcs=[videossr_reward], args=config, train_dataset=to_trl_dataset(samples),
+                               processing_class=policy.processor)  # fmt: skip
+    assert isinstance(trainer, GRPOTrainer) and trainer.model is policy.model
 
 
 def test_groups_stay_whole():

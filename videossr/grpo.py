@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from trl import GRPOConfig, GRPOTrainer
 
-from .policy import Policy, Prompt, collate, encode_sample, end_ids, never_sampled, prompt_positions, sample_tokens
+from .policy import Policy, Prompt, collate, encode_sample, end_ids, load_policy, never_sampled, prompt_positions, sample_tokens
 from .rewards import videossr_reward
 from .tasks import Sample
 
@@ -225,21 +225,33 @@ def split_groups(
         for part in rows.chunk(n_parts)
     ]
 
-# %% ../nbs/41_grpo.ipynb #e5da7009
+# %% ../nbs/41_grpo.ipynb #1023a5fd
+def _check_columns(dataset: Dataset | None) -> None:
+    missing = {"prompt", "task", "answer", "sample"} - set(getattr(dataset, "column_names", None) or ())
+    if missing:
+        raise ValueError(f"the dataset lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+
+
 class VideoGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
 
     def __init__(
         self,
-        policy: Policy,  # trained in place
-        train_dataset: Dataset,  # from `videossr.data.to_trl_dataset`
-        args: VideoGRPOConfig,
+        model: Policy | PreTrainedModel | str,  # trained in place; a name or folder is loaded with `load_policy`
         reward_funcs: Callable | list[Callable] = videossr_reward,
-        **kwargs: Any,  # handed to `trl.GRPOTrainer`
+        args: VideoGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,  # from `videossr.data.to_trl_dataset`
+        *,
+        processing_class: Qwen3VLProcessor | None = None,  # of a model that is not a `Policy`
+        **kwargs: Any,  # handed to `trl.GRPOTrainer`, e.g. callbacks, peft_config, optimizers
     ):
-        missing = {"prompt", "task", "answer", "sample"} - set(train_dataset.column_names)
-        if missing:
-            raise ValueError(f"the dataset lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+        args = args or VideoGRPOConfig("video-grpo")
+        policy = load_policy(model) if isinstance(model, str) else model
+        if not isinstance(policy, Policy):
+            if processing_class is None:
+                raise ValueError("give the model's processor as processing_class, or a Policy, which holds both")
+            policy = Policy(policy, processing_class)
+        _check_columns(train_dataset)
         if args.per_device_train_batch_size % args.num_generations:
             raise ValueError(
                 f"per_device_train_batch_size ({args.per_device_train_batch_size}) counts rollouts and must be a multiple of "

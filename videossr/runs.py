@@ -243,7 +243,7 @@ def train_policy(
     "Runs GRPO, logs each step, and keeps the trained policy as checkpoint `final`."
     reward = make_reward(strict=settings.strict, parse=settings.parse)
     config = grpo_config(run, settings, seed, **changes)
-    trainer = VideoGRPOTrainer(policy, to_trl_dataset(train), config, reward, callbacks=[RunLog(run, progress)])
+    trainer = VideoGRPOTrainer(policy, reward, config, to_trl_dataset(train), callbacks=[RunLog(run, progress)])
     for shown in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(shown)
     trainer.train()
