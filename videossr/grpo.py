@@ -51,7 +51,7 @@ def _token_logps(
     entropy = -(logps.exp() * logps.masked_fill(banned, 0.0)).sum(-1)
     return logps.gather(-1, tokens[..., None])[..., 0], entropy
 
-
+# %% ../nbs/41_grpo.ipynb #530b62be
 def group_logps(
     model: Qwen3VLForConditionalGeneration,
     batch: dict[str, torch.Tensor],  # B prompts, from `collate`
@@ -78,7 +78,7 @@ def group_logps(
     later = output.logits[:, 1:].reshape(size, n_answers, length, -1)[:, :, :-1]
     return _masked(_token_logps(torch.cat([first, later], 2), answers, banned, temperature), answer_mask)
 
-
+# %% ../nbs/41_grpo.ipynb #62d3447c
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     "The Qwen3-VL inside wrappers for adapters or several processes."
     return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
@@ -117,7 +117,7 @@ def plain_logps(
     logits = output.logits[:, :-1].reshape(size, n_answers, length, -1)
     return _masked(_token_logps(logits, answers, banned, temperature), answer_mask)
 
-
+# %% ../nbs/41_grpo.ipynb #f30e56ad
 def _owners(
     batch: dict[str, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (V,) and (clips,): the prompt that a patch and a clip belong to
@@ -146,7 +146,7 @@ def _tokens_of(policy: Policy, texts: list[str], n_rows: int) -> tuple[torch.Ten
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True)
     return tuple(values.view(n_rows, -1, tokens.shape[1]).to(policy.device) for values in (tokens, mask))
 
-
+# %% ../nbs/41_grpo.ipynb #0043420c
 def warm_start(
     policy: Policy,  # trained in place
     samples: Sequence[Sample],  # training samples
@@ -232,8 +232,8 @@ def _check_columns(dataset: Dataset | None) -> None:
         raise ValueError(f"the dataset lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
 
 
-class VideoGRPOTrainer(GRPOTrainer):
-    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
+class _Encoded(GRPOTrainer):
+    "Step one: policy, dataset and batch size are checked, and the policy's model goes to TRL."
 
     def __init__(
         self,
@@ -261,6 +261,10 @@ class VideoGRPOTrainer(GRPOTrainer):
         super().__init__(policy.model, reward_funcs, args, train_dataset, processing_class=policy.processor, **kwargs)
         self._banned = never_sampled(policy).to(self.accelerator.device)
 
+# %% ../nbs/41_grpo.ipynb #cae6579e
+class _Prompted(_Encoded):
+    "Step two: each sample is encoded once, before TRL generates and scores."
+
     @property
     def group_size(self) -> int:
         "Rollouts a prompt, in training or in evaluation."
@@ -271,8 +275,6 @@ class VideoGRPOTrainer(GRPOTrainer):
         prompts = [self._prompts[group] for group in groups]
         return collate(prompts, self._tokenizer.pad_token_id, self.accelerator.device)
 
-    # What follows replaces TRL's way of running the model; each method names what it stands in for.
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         "Encodes each sample once before TRL generates and scores, and marks which rows share a prompt."
         self._prompts = [encode_sample(self.policy, Sample.from_json(row["sample"])) for row in inputs[:: self.group_size]]
@@ -282,6 +284,10 @@ class VideoGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         "The encoder's tokens instead of a second tokenisation."
         return [self._prompts[group].input_ids.tolist() for group in self._rows], None, {}
+
+# %% ../nbs/41_grpo.ipynb #e7cd6019
+class _Sampling(_Prompted):
+    "Step three: rollouts come from `sample_tokens`."
 
     def _generate_single_turn(self, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any):
         "One prefill a prompt, then the group side by side."
@@ -298,6 +304,10 @@ class VideoGRPOTrainer(GRPOTrainer):
         "An answer with its end token and without the padding behind."
         ends = [index for index, token in enumerate(row) if token in self.eos_token_ids]
         return row[: ends[0] + 1] if ends else row
+
+# %% ../nbs/41_grpo.ipynb #b5595bcc
+class _Seeing(_Sampling):
+    "Step four: log-probabilities with the video, one packed pass a group."
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **unused: Any
@@ -317,6 +327,15 @@ class VideoGRPOTrainer(GRPOTrainer):
         logps, entropies = (torch.cat(values).flatten(0, 1) for values in zip(*parts))
         return logps, entropies, None
 
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        "TRL's loss on these rows' prompts."
+        self._rows = inputs["group"]
+        return super()._compute_loss(model, inputs)
+
+# %% ../nbs/41_grpo.ipynb #32fdd390
+class VideoGRPOTrainer(_Seeing):
+    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
+
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         "As TRL, but batches are cut and shuffled by whole groups."
         if not self.model.training:
@@ -325,11 +344,6 @@ class VideoGRPOTrainer(GRPOTrainer):
             scored = self._generate_and_score_completions(generation_batch)
             self._buffered_inputs = split_groups(scored, self.group_size, self.args.steps_per_generation)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        "TRL's loss on these rows' prompts."
-        self._rows = inputs["group"]
-        return super()._compute_loss(model, inputs)
 
     def _calculate_rewards(self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> torch.Tensor:
         "TRL's rewards, with the mean and the share of groups without variance logged by task."

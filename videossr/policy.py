@@ -295,7 +295,7 @@ def _step_mask(
     own = torch.eye(n, dtype=torch.bool, device=prompt_mask.device).repeat(1, steps)
     return torch.cat([prompt_mask.bool()[:, None].expand(-1, n, -1), own.expand(len(prompt_mask), -1, -1)], -1)[:, None]
 
-
+# %% ../nbs/40_policy.ipynb #6e67c3d8
 @torch.no_grad()
 def sample_tokens(
     policy: Policy,

@@ -65,7 +65,7 @@ PRESETS: dict[str, TrainSettings] = {
     ),
 }  # fmt: skip
 
-
+# %% ../nbs/53_runs.ipynb #eccfc6d3
 def train_settings(
     preset: str = "demo",  # key of `PRESETS`
     **changes: Any,  # fields to override; None keeps the preset's value
@@ -127,7 +127,7 @@ class Run:
         figure.savefig(self.path("figures", f"{name}.png"), dpi=110)
         return figure
 
-
+# %% ../nbs/53_runs.ipynb #9cee5285
 def environment() -> dict[str, Any]:
     "Versions and hardware, as far as they can change a result."
     packages = ("videossr", "torch", "torchvision", "transformers", "trl", "accelerate", "decord", "av", "numpy")
@@ -209,7 +209,7 @@ class RunLog(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()
 
-
+# %% ../nbs/53_runs.ipynb #32154273
 def grpo_config(
     run: Run,
     settings: TrainSettings,
@@ -230,7 +230,7 @@ def grpo_config(
     }  # fmt: skip
     return make(str(run.path("checkpoints")), **{**dials, **changes})
 
-
+# %% ../nbs/53_runs.ipynb #98219d50
 def train_policy(
     run: Run,
     policy: Policy,  # trained in place
@@ -265,7 +265,7 @@ def floors_of(
             floors[f"{task} {type}"] = blind_floor(mine, strict=strict, priors=prior)[task]["floor"]
     return floors
 
-
+# %% ../nbs/53_runs.ipynb #b842cfdd
 def finish(
     run: Run,
     train: Sequence[Sample],
@@ -293,7 +293,7 @@ def draw_run(
         figures.append(run.draw("reward", reward_curve(rows, floors)))
     return [*figures, run.draw("before-after", before_after(found))]
 
-
+# %% ../nbs/53_runs.ipynb #2fccfe6a
 def draw_answers(
     run: Run,
     held_out: Sequence[Sample],
