@@ -8,14 +8,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def root():
-    "The top of the checkout."
-    return ROOT
-
 
 @pytest.fixture(scope="session")
 def real_videos():

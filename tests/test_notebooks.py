@@ -39,7 +39,7 @@ def papermill(notebook, output, parameters, env, cwd=ROOT, recipe=None, timeout=
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar"]
     command += ["-f", str(recipe)] if recipe else []
     command += [part for name, value in parameters.items() for part in ("-p", name, str(value))]
-    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, check=False, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
 
 
 def printed(notebook):

@@ -26,7 +26,7 @@ COMMANDS = [
 
 def tracked():
     "Files that are in git, or would be with the next commit."
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], check=False, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         return [path for folder in ("nbs", "videossr", "tests", "environments") for path in (ROOT / folder).rglob("*.*") if path.is_file()]
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]

@@ -296,7 +296,8 @@ class _Sampling(_Prompted):
         policy.model.eval()
         batch = self._batch(range(len(self._prompts)))
         limit, temperature = self.max_completion_length, self.temperature
-        tokens = sample_tokens(policy, batch, num_generations, temperature=temperature, max_new_tokens=limit).tolist()
+        with self.accelerator.autocast():  # as in the loss
+            tokens = sample_tokens(policy, batch, num_generations, temperature=temperature, max_new_tokens=limit).tolist()
         policy.model.train(training)
         return [self._until_end(row) for row in tokens], None
 

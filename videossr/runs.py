@@ -177,7 +177,8 @@ def make_policy(
 ) -> tuple[Policy, list[float]]:  # the policy before GRPO, and the losses of the warm start
     "The policy to train: loaded, or tiny; with a warm start if the settings have one. Kept as checkpoint `start`."
     is_tiny, losses = settings.model == "tiny", []
-    policy = tiny_policy(seed) if is_tiny else load_policy(settings.model)
+    # Weights to be trained are float32: in bfloat16, rounding would swallow steps of 1e-6.
+    policy = tiny_policy(seed) if is_tiny else load_policy(settings.model, dtype=torch.float32)
     if not (is_tiny or settings.warm_steps):
         return policy, losses
     if settings.warm_steps:
