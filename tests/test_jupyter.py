@@ -142,3 +142,15 @@ def test_training_in_jupyterlab(lab, page, tmp_path):
     assert found["widgets"], "progress bars are widgets in JupyterLab"
     assert "run folder: runs/train-demo-0" in found["text"]
     assert (notebooks / "runs" / "train-demo-0" / "results.json").exists()
+
+
+CHAPTERS = sorted(str(path.relative_to(ROOT / "nbs")) for path in (ROOT / "nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_chapter_in_jupyterlab(lab, page, tmp_path, name):
+    run_all(page, lab[0], name, tmp_path / "chapter.png", seconds=400)
+    found = shown(page)
+    assert not found["errors"]
+    assert found["text"].strip() and (not found["pictures"] or min(found["pictures"]) > 50)

@@ -151,7 +151,7 @@ def evaluate(
     progress: bool = True,  # a progress bar
     answer: Callable[..., list[list[str]]] = generate_answers,  # anything else that answers like it
 ) -> list[Record]:  # in the order of the samples
-    "Greedy answers to all samples, as records on disk. Paper section 6: no sampling, direct answers."
+    "Greedy answers to all samples, as records on disk. As in the VideoSSR paper: no sampling, direct answers."
     path = Path(path)
     if not resume:
         path.unlink(missing_ok=True)

@@ -152,7 +152,7 @@ def warm_start(
     samples: Sequence[Sample],  # training samples
     prompts: Sequence[Prompt],  # the same, encoded
     *,
-    steps: int = 100,  # optimiser steps
+    steps: int = 200,  # optimiser steps
     batch_size: int = 4,  # prompts a step
     n_answers: int = 16,  # borrowed answers a prompt, in one packed sequence
     learning_rate: float = 1e-3,
@@ -189,7 +189,7 @@ class VideoGRPOConfig(GRPOConfig):
 
     @classmethod
     def paper(cls, output_dir: str, **changes: Any) -> VideoGRPOConfig:
-        "The paper's run on 8 devices: 64 prompts a step, 8 rollouts each. Paper section 4.1 (implementation details)."
+        "The VideoSSR paper's run on 8 devices: 64 prompts a step, 8 rollouts each."
         settings: dict[str, Any] = {
             "learning_rate": 1e-6, "lr_scheduler_type": "constant", "num_generations": 8, "beta": 1e-3, "temperature": 1.0,
             "per_device_train_batch_size": 8, "gradient_accumulation_steps": 8, "num_train_epochs": 1, "bf16": True,

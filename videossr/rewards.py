@@ -39,7 +39,7 @@ _PAPER_INTERVAL = re.compile(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*")
 
 
 def _paper_interval(text: str) -> tuple[float, float] | None:
-    "Start and end as the scripts read them. Paper section 2."
+    "Start and end as the VideoSSR scripts read them."
     found = _PAPER_INTERVAL.fullmatch(text)
     try:
         start, end = map(float, found.groups()) if found else (1.0, 0.0)
@@ -52,7 +52,7 @@ def _paper_counts(
     text: str,  # the reply
     size: int,  # how many counts are wanted
 ) -> tuple[int, ...] | None:
-    "All runs of digits, if there are `size` of them. Paper section 2."
+    "All runs of digits, if there are `size` of them, as the VideoSSR scripts read them."
     runs = re.findall(r"\d+", text)
     return tuple(int(min(float(run), 1e15)) for run in runs) if len(runs) == size else None
 
@@ -64,7 +64,7 @@ def _paper_order(
     text: str,  # the reply
     size: int,  # number of clips, 1 to 9
 ) -> str | None:
-    "The digits 1 to `size` in the reply's order. Paper section 2."
+    "The digits 1 to `size` in the reply's order, as the VideoSSR scripts read them."
     order = text.strip()
     return order if sorted(order) == list(_DIGITS[:size]) else None
 
@@ -210,7 +210,7 @@ def parse_interval(
     *,
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[float, float] | None:  # start <= end, in seconds
-    "The interval that a reply names, or `None`. Paper section 2; raises `ValueError` for an unknown way of reading."
+    "The interval that a reply names, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
     _check(text, parse)
     found = _paper_interval(text)
     if found is not None or parse == "paper":
@@ -284,7 +284,7 @@ def parse_counts(
     *,
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[int, ...] | None:  # circles, squares, triangles
-    "The counts that a reply gives, or `None`. Paper section 2; raises `ValueError` for an unknown way of reading."
+    "The counts that a reply gives, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
     _check(text, parse)
     if parse == "paper" or re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
         return _paper_counts(text, size)
@@ -315,7 +315,7 @@ def parse_order(
     *,
     parse: str = "paper",  # "paper" or "lenient"
 ) -> str | None:  # a permutation of the digits 1 to size
-    "The playing order that a reply gives, or `None`. Paper section 2; raises `ValueError` for an unknown way of reading."
+    "The playing order that a reply gives, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
     _check(text, parse)
     if not 1 <= size <= len(_DIGITS):
         raise ValueError(f"an order is written in single digits: 1 to 9 clips, not {size}")
@@ -373,7 +373,7 @@ def temporal_iou(
     first: tuple[float, float],  # start <= end, seconds
     second: tuple[float, float],  # start <= end, seconds
 ) -> float:  # in [0, 1]
-    "Temporal intersection over union (tIoU). Paper section 2."
+    "Temporal intersection over union (tIoU), the VideoSSR paper's grounding reward."
     shared = max(0.0, min(first[1], second[1]) - max(first[0], second[0]))
     union = (first[1] - first[0]) + (second[1] - second[0]) - shared
     if union < 1e-9:
@@ -389,7 +389,7 @@ def grounding_reward(
     strict: bool = False,  # 1 for exactly the true interval, else 0
     parse: str = "paper",  # "paper" or "lenient"
 ) -> float:  # in [0, 1]
-    "Temporal IoU of the replied and the true interval. Paper section 2; raises `ValueError` for an answer that is no interval."
+    "Temporal IoU of the replied and the true interval, the VideoSSR paper's reward; raises `ValueError` for an answer that is no interval."
     truth = parse_interval(answer)
     if truth is None:
         raise ValueError(f"the true answer {answer!r} is no interval: it must read 'start-end' in seconds, as '14.5-26.2'")
@@ -414,7 +414,7 @@ def counting_reward(
     strict: bool = False,  # the share of shapes counted exactly
     parse: str = "paper",  # "paper" or "lenient"
 ) -> float:  # in [0, 1]
-    "Mean over shapes of max(0, 1 - |p - g| / (g + 1e-9)). Paper section 2; raises `ValueError` for an answer that is no list of counts."
+    "Mean over shapes of max(0, 1 - |p - g| / (g + 1e-9)), the VideoSSR paper's reward; raises `ValueError` for an answer that is no list of counts."
     truth = _true_counts(answer)
     guess = parse_counts(text, len(truth), parse=parse)
     if guess is None:
@@ -438,7 +438,7 @@ def jigsaw_reward(
     strict: bool = False,  # 1 for exactly the true order, else 0
     parse: str = "paper",  # "paper" or "lenient"
 ) -> float:  # in [0, 1]
-    "1 - sum_k |pos_k(pred) - pos_k(true)| / floor(n*n/2). Paper section 2; raises `ValueError` for an answer that is no order."
+    "1 - sum_k |pos_k(pred) - pos_k(true)| / floor(n*n/2), the VideoSSR paper's reward; raises `ValueError` for an answer that is no order."
     truth = _true_order(answer)
     n = len(truth)
     guess = parse_order(text, n, parse=parse)

@@ -44,7 +44,7 @@ class TrainSettings:
     n_train: int = 600  # training samples
     n_held_out: int = 240  # held-out samples, from other videos
     held_out: float = 0.25  # share of the videos
-    warm_steps: int = 100  # supervised steps on borrowed answers; 0: none
+    warm_steps: int = 200  # supervised steps on borrowed answers; 0: none
     steps: int = 600  # GRPO steps
     groups: int = 8  # prompts a step, over all devices
     groups_at_once: int = 8  # prompts in one pass on a device; the rest of a step is accumulated

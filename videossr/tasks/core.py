@@ -24,7 +24,7 @@ __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'video_k
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    "How a video is read for a sample; each task adds its own dials. Paper sections 3 and 4."
+    "How a video is read for a sample; each task adds its own dials. VideoSSR paper: 48 frames of at most 256 x 256 pixels."
     n_frames: int = 48  # frames sampled from the video
     max_pixels: int = 256 * 256  # upper bound on height x width of a frame
     trim: float = 0.05  # share of the video left out at each end

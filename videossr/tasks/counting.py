@@ -95,7 +95,7 @@ def draw(
 # %% ../../nbs/10_tasks/02_counting.ipynb #6ee613d0
 @dataclass(frozen=True, kw_only=True)
 class CountingDifficulty(Difficulty):
-    "How many shapes, how large, how plain to see. Paper section 1, object counting."
+    "How many shapes, how large, how plain to see. VideoSSR paper: Object Counting."
     max_frames: int = 3  # frames that carry one kind of shape, at most
     max_instances: int = 3  # shapes of one kind on one frame, at most
     min_gap: int = 9  # frames of one kind are at least this far apart
@@ -285,7 +285,7 @@ _QUESTION = (
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #67ea44ba
 class Counting(Task):
-    "How many circles, squares and triangles were drawn over this video? Paper section 1, object counting."
+    "How many circles, squares and triangles were drawn over this video? VideoSSR paper: Object Counting."
     name = "counting"
     types = ("shapes",)
     train_types = ("shapes",)

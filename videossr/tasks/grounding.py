@@ -281,7 +281,7 @@ def fast(times: np.ndarray, start: int, length: int, factor: float) -> np.ndarra
 # %% ../../nbs/10_tasks/01_grounding.ipynb #2e967134
 @dataclass(frozen=True, kw_only=True)
 class GroundingDifficulty(Difficulty):
-    "How long the segment is; the shorter, the harder. Paper section 1: 48 frames, 8 to 16 of them. Raises `ValueError`."
+    "How long the segment is; the shorter, the harder. VideoSSR scripts: 48 frames, 8 to 16 of them. Raises `ValueError`."
     min_length: int = 8  # frames, at least 2
     max_length: int = 16  # frames, fewer than `n_frames`
 
@@ -509,7 +509,7 @@ def check_findable(
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #808199a1
 class Grounding(Task):
-    "When is the video perturbed? Paper section 1."
+    "When is the video perturbed? VideoSSR paper: Anomaly Grounding."
     name = "grounding"
     train_types = ("channel_swap", "mirror", "zoom_out", "rotate180")
     difficulties = {

@@ -89,7 +89,7 @@ def findability(
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #787c2fda
 @dataclass(frozen=True, kw_only=True)
 class JigsawDifficulty(Difficulty):
-    "Into how many clips the video is cut, and what a video must have for that. Paper section 1, temporal jigsaw."
+    "Into how many clips the video is cut, and what a video must have for that. VideoSSR paper: Temporal Jigsaw."
     n_clips: int = 6  # 2..9, so that a position is one digit
     min_frames: int = 2  # frames a clip at least
     min_change: float = 4.0  # of `Findability.change`, levels of 255; below twice this motion, a scene is still
@@ -155,7 +155,7 @@ def _question(n_clips: int) -> str:
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #d09e1792
 class Jigsaw(Task):
-    "In which order do these clips play? Paper section 1, temporal jigsaw."
+    "In which order do these clips play? VideoSSR paper: Temporal Jigsaw."
     name = "jigsaw"
     types = ("order",)
     train_types = ("order",)
