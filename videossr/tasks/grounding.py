@@ -19,9 +19,9 @@ from ..video import Clip
 __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DARK', 'FORMAT', 'uniform', 'always', 'Perturbation',
            'perturbation', 'saturation', 'grayscale', 'channel_swap', 'invert', 'noise', 'blur', 'mirror', 'rotate180',
            'zoom_in', 'zoom_out', 'rotate90', 'rotate270', 'swap', 'shuffle', 'stutter_hold', 'slow', 'fast',
-           'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible', 'edge_pairs', 'check_edges',
-           'check_shots', 'check_moving', 'check_order', 'check_hold', 'check_pace', 'check_speed', 'spoil', 'interval',
-           'ask', 'check_findable', 'Grounding']
+           'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible', 'check_border', 'edge_pairs',
+           'check_edges', 'check_shots', 'check_moving', 'check_order', 'check_hold', 'check_pace', 'check_speed',
+           'spoil', 'interval', 'ask', 'check_findable', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -44,7 +44,7 @@ class Perturbation:
     text: str  # a clause for the question, e.g. "the picture is mirrored left to right"
     edit: Callable[..., np.ndarray]  # frames uint8 (t, H, W, 3) and the dials -> the same shape
     dials: dict[str, Draw]  # how to draw each keyword of `edit`
-    cue: str = "frame"  # what shows it: "frame", "edge", "order", "hold", "speed" or "shot"
+    cue: str = "frame"  # what shows it: "frame", "border", "edge", "order", "hold", "speed" or "shot"
     weak: str = "no visible change"  # the reason to refuse a segment on which it cannot be seen
     share: float = 0.05  # of the pixels of each frame has to change visibly
     needs: str = ""  # "donor": `edit` gets the donor's frames too; "times": it maps times, not frames
@@ -53,8 +53,8 @@ class Perturbation:
 
 PERTURBATIONS: dict[str, Perturbation] = {}
 
-# %% ../../nbs/10_tasks/01_grounding.ipynb #aa62b90d
-CUES = ("frame", "edge", "order", "hold", "speed", "shot")
+# %% ../../nbs/10_tasks/01_grounding.ipynb #9f85508e
+CUES = ("frame", "border", "edge", "order", "hold", "speed", "shot")
 
 
 def perturbation(
@@ -177,7 +177,7 @@ def zoom_in(
     return _resized(frames, height, width, (left, top, width - left, height - top))
 
 
-@perturbation("the picture is shrunk, with a black border around it", factor=uniform(1.2, 1.4))
+@perturbation("the picture is shrunk, with a black border around it", cue="border", factor=uniform(1.2, 1.4))
 def zoom_out(
     frames: np.ndarray,  # uint8 (t, H, W, 3)
     factor: float,  # above 1: each side becomes 1/factor of the frame
@@ -339,6 +339,21 @@ def check_visible(
         _refuse_dark(before, detail)
         raise Unsolvable(weak, detail)
 
+# %% ../../nbs/10_tasks/01_grounding.ipynb #f7c3469b
+def check_border(
+    before: np.ndarray,  # uint8 (t, H, W, 3), the segment as sampled
+    factor: float,  # above 1: the picture keeps 1/factor of each side
+    least: float = 0.3,  # share of the border that has to be lighter than black before
+) -> None:
+    "The border has to replace something that can be seen, in every frame; raises `Unsolvable`."
+    height, width = before.shape[1:3]
+    top, left = round(height * (1 - 1 / factor) / 2), round(width * (1 - 1 / factor) / 2)
+    rim = np.ones((height, width), dtype=bool)
+    rim[top : height - top, left : width - left] = False
+    lit = (before[:, rim].max(-1) >= 16).mean(1).min()
+    if lit < least:
+        raise Unsolvable("dark border", f"only {lit:.1%} of the border covers anything lighter than black")
+
 # %% ../../nbs/10_tasks/01_grounding.ipynb #8680418c
 def edge_pairs(n_frames: int, start: int, length: int) -> list[tuple[int, int]]:
     "(frame outside, frame inside) at each end of the segment that has a neighbour."
@@ -494,10 +509,12 @@ def check_findable(
     "Raises `Unsolvable` where the segment could not be found by looking."
     entry, start, length = PERTURBATIONS[recipe["type"]], recipe["start"], recipe["length"]
     span = slice(start, start + length)
-    if entry.cue in ("frame", "edge", "shot"):
+    if entry.cue in ("frame", "edge", "border", "shot"):
         check_visible(before[span], after[span], entry.weak, entry.share)
     if entry.cue == "edge":
         check_edges(before, after, start, length)
+    elif entry.cue == "border":
+        check_border(before[span], recipe["params"]["factor"])
     elif entry.cue == "shot":
         check_shots(before, after, start, length)
     elif entry.cue == "order":
@@ -507,7 +524,7 @@ def check_findable(
     elif entry.cue == "speed":
         check_speed(before, after, start, length, slower=recipe["params"]["factor"] < 1)
 
-# %% ../../nbs/10_tasks/01_grounding.ipynb #808199a1
+# %% ../../nbs/10_tasks/01_grounding.ipynb #28aa5cbf
 class Grounding(Task):
     "When is the video perturbed? VideoSSR paper: Anomaly Grounding."
     name = "grounding"
