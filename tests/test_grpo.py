@@ -178,6 +178,20 @@ def test_trl_s_own_arguments_work(start, samples, tmp_path):
     assert isinstance(trainer, GRPOTrainer) and trainer.model is policy.model
 
 
+def test_an_evaluation_between_two_steps_does_not_swap_the_prompts(start, samples, tmp_path):
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4, num_generations_eval=2)
+    trainer = VideoGRPOTrainer(str(start), args=config, train_dataset=to_trl_dataset(samples))
+    rows, trainer.current_gradient_accumulation_steps = list(trainer.train_dataset), 1
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions([rows[0]] * 4)
+    batch["old_per_token_logps"] = torch.full_like(batch["ref_per_token_logps"], -1.0)
+    expected = trainer.compute_loss(trainer.model, batch).item()
+    trainer.model.eval()
+    trainer._generate_and_score_completions([rows[1]] * 2)
+    trainer.model.train()
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-7)
+
+
 def test_groups_stay_whole():
     batch = {"group": torch.arange(8).repeat_interleave(3), "value": torch.arange(24), "count": torch.tensor(3.0), "name": "x"}
     parts = split_groups(batch, 3, 4)

@@ -279,7 +279,7 @@ class _Prompted(_Encoded):
         "Encodes each sample once before TRL generates and scores, and marks which rows share a prompt."
         self._prompts = [encode_sample(self.policy, Sample.from_json(row["sample"])) for row in inputs[:: self.group_size]]
         self._rows = torch.arange(len(self._prompts)).repeat_interleave(self.group_size)
-        return {**super()._generate_and_score_completions(inputs), "group": self._rows}
+        return {**super()._generate_and_score_completions(inputs), "group": self._rows, "encoded": self._prompts}
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         "The encoder's tokens instead of a second tokenisation."
@@ -330,7 +330,8 @@ class _Seeing(_Sampling):
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         "TRL's loss on these rows' prompts."
-        self._rows = inputs["group"]
+        # From the batch, not from the trainer: an evaluation between two steps of one generation has prompts of its own.
+        self._rows, self._prompts = inputs["group"], inputs["encoded"]
         return super()._compute_loss(model, inputs)
 
 # %% ../nbs/41_grpo.ipynb #32fdd390
