@@ -1,20 +1,38 @@
 """The trainer: what it relies on in TRL, and that every way of running it gives the same numbers."""
 
 import inspect
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
 from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
-from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer, group_logps, plain_logps, split_groups, warm_start
-from videossr.policy import collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
+from videossr.grpo import (
+    KERNELS,
+    VideoGRPOConfig,
+    VideoGRPOTrainer,
+    group_logps,
+    last_checkpoint,
+    plain_logps,
+    replace_groups,
+    split_groups,
+    warm_start,
+)
+from videossr.policy import Prompt, collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
 from videossr.rewards import videossr_reward
-from videossr.tasks import make_sample
+from videossr.tasks import make_sample, render
 from videossr.video import Clip
+
+
+POLICY = tiny_policy(1)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +92,45 @@ def test_packed_equals_plain(checkpointing, dtype):
     assert packed[mask == 0].abs().max() == 0 and packed[mask == 1].max() < 0
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_shape_gives_the_log_probabilities_and_gradients_of_the_plain_way(data):
+    "Random prompts, numbers of clips, groups, lengths and early ends; single precision."
+    policy = POLICY
+    size, group, length = (data.draw(st.integers(1, most), label=name) for name, most in (("prompts", 3), ("answers", 6), ("tokens", 9)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), label="seed"))
+    prompts = []
+    for _ in range(size):
+        frames, n_clips = 2 * int(rng.integers(1, 4)), int(rng.integers(1, 7))
+        clips = [Clip(rng.integers(0, 256, (frames, 32, 64, 3), dtype=np.uint8), np.arange(frames) * 0.5) for _ in range(n_clips)]
+        prompts.append(encode(policy.processor, clips, "In which order must they be played?"[: int(rng.integers(1, 36))]))
+    batch = collate(prompts, policy.tokenizer.pad_token_id)
+    answers = torch.from_numpy(rng.integers(0, 200, (size, group, length)))
+    mask = torch.arange(length) < torch.from_numpy(rng.integers(1, length + 1, (size, group, 1)))
+    weights, found = torch.from_numpy(rng.normal(size=answers.shape)).float(), []
+    for logps in (group_logps, plain_logps):
+        policy.model.zero_grad()
+        values = logps(policy.model, batch, answers, mask, never_sampled(policy))[0]
+        (values * weights).sum().backward()
+        found.append((values.detach(), {name: weight.grad.clone() for name, weight in policy.model.named_parameters() if weight.grad is not None}))
+    assert (found[0][0] - found[1][0]).abs().max() < 2e-5
+    assert found[0][1].keys() == found[1][1].keys()
+    largest = max(grad.norm() for grad in found[1][1].values())
+    for name, grad in found[1][1].items():
+        assert (found[0][1][name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6 * largest, name
+
+
+@pytest.mark.parametrize("kernel", sorted(KERNELS))
+def test_kernels_agree(kernel):
+    policy = tiny_policy(1)
+    batch, answers, mask = groups_of(policy)
+    with torch.no_grad():
+        found = group_logps(policy.model, batch, answers, mask, never_sampled(policy), kernel=kernel)
+        expected = plain_logps(policy.model, batch, answers, mask, never_sampled(policy))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 2e-5
+
+
 def test_packed_gradients_equal_plain():
     policy = tiny_policy(1)
     batch, answers, mask = groups_of(policy)
@@ -129,7 +186,7 @@ def test_rollout_and_loss_agree_on_the_probabilities(start):
     assert chance.sum() <= 1 + 1e-5 and (entropy >= 0).all()
 
 
-def trained(start, samples, folder, trainer_options=None, **changes):
+def trained(start, samples, folder, trainer_options=None, resume=None, **changes):
     policy = load_policy(start, device="cpu")
     settings = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2, "warmup_steps": 0, "max_completion_length": 8,
                 "disable_tqdm": True, "gradient_accumulation_steps": 2}  # fmt: skip
@@ -138,7 +195,7 @@ def trained(start, samples, folder, trainer_options=None, **changes):
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return policy, trainer
 
 
@@ -190,6 +247,141 @@ def test_an_evaluation_between_two_steps_does_not_swap_the_prompts(start, sample
     trainer._generate_and_score_completions([rows[1]] * 2)
     trainer.model.train()
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_an_image_prompt_has_the_loss_of_stock_trl(start, samples, tmp_path):
+    "Stock TRL sees images in its loss, so there it must agree with ours: loss and gradients of the same rollouts."
+    policy = load_policy(start, device="cpu")
+    clip = render(samples[0])[0]
+    images = [Image.fromarray(frame) for frame in clip.frames[:6:3]]
+    row = {**to_trl_dataset(samples)[0], "prompt": [{"role": "user", "content": "When?"}], "images": images}
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4)
+    stock = GRPOTrainer(policy.model, videossr_reward, config, Dataset.from_list([row]), processing_class=policy.processor)
+    stock.model.train()
+    stock.current_gradient_accumulation_steps = 1
+    batch = stock._generate_and_score_completions([dict(row) for _ in range(4)])
+    batch["completion_ids"] = torch.randint(0, 200, batch["completion_ids"].shape, generator=torch.Generator().manual_seed(0))  # nothing banned
+    batch["advantages"] = torch.tensor([1.0, -0.5, 0.25, -0.75])
+    batch["old_per_token_logps"] = batch["ref_per_token_logps"] = torch.full(batch["completion_ids"].shape, -6.0)
+    encoded = Prompt(
+        batch["prompt_ids"][0], batch["mm_token_type_ids"][0, : batch["prompt_ids"].shape[1]],
+        pixel_values=batch["pixel_values"][: len(batch["pixel_values"]) // 4], image_grid_thw=batch["image_grid_thw"][:2],
+    )  # fmt: skip
+    ours = VideoGRPOTrainer(policy, args=config, train_dataset=to_trl_dataset(samples))
+    ours._banned[:] = False  # stock TRL leaves every token a chance
+    ours.model.train()
+    ours.current_gradient_accumulation_steps = 1
+    found = []
+    for trainer, inputs in ((stock, batch), (ours, {**batch, "group": torch.zeros(4, dtype=torch.long), "encoded": [encoded]})):
+        policy.model.zero_grad()
+        loss = trainer.compute_loss(policy.model, inputs)
+        loss.backward()
+        found.append((loss.item(), {name: weight.grad.clone() for name, weight in policy.model.named_parameters() if weight.grad is not None}))
+    assert abs(found[0][0]) > 1e-3 and found[1][0] == pytest.approx(found[0][0], abs=2e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    largest = max(grad.norm() for grad in found[0][1].values())
+    for name, grad in found[0][1].items():
+        assert (found[1][1][name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6 * largest, name
+
+
+def constant_reward(completions, task, **_):
+    "Jigsaw answers all get the same; others by their length."
+    return [0.5 if name == "jigsaw" else len(text[0]["content"]) / 20 for text, name in zip(completions, task, strict=True)]
+
+
+def test_silent_groups_cost_no_pass_and_change_nothing(start, samples, tmp_path):
+    found = []
+    for skip in (True, False):
+        policy = load_policy(start, device="cpu")
+        config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=12, num_generations=4, beta=0.0)
+        trainer = VideoGRPOTrainer(policy, constant_reward, args=config, train_dataset=to_trl_dataset(samples))
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        torch.manual_seed(0)
+        batch = trainer._generate_and_score_completions([row for row in list(trainer.train_dataset)[:3] for _ in range(4)])
+        assert batch["silent"].tolist() == [False] * 4 + [True] * 4 + [False] * 4
+        if not skip:
+            batch["silent"] = torch.zeros_like(batch["silent"])
+        trainer._tokens = np.zeros(2)
+        loss = trainer.compute_loss(policy.model, batch)
+        loss.backward()
+        entropy = trainer._metrics["train"]["entropy"][-1]
+        found.append((loss.item(), trainer._tokens, entropy, {name: weight.grad for name, weight in policy.model.named_parameters()}))
+    (loss, tokens, entropy, grads), (full_loss, full_tokens, _, full_grads) = found
+    assert loss == pytest.approx(full_loss, abs=1e-6) and np.isfinite(entropy)
+    assert tokens[0] < 0.8 * full_tokens[0] and tokens[1] == full_tokens[1]
+    for name, grad in full_grads.items():
+        if grad is not None:
+            assert (grads[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+
+
+def test_a_step_of_silent_groups_alone_runs_no_model(start, samples, tmp_path):
+    silent = [sample for sample in samples if sample.task == "jigsaw"]
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, beta=0.0, max_steps=2, disable_tqdm=True)
+    policy = load_policy(start, device="cpu")
+    untouched = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    trainer = VideoGRPOTrainer(policy, constant_reward, args=config, train_dataset=to_trl_dataset(silent))
+    trainer.train()
+    assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1.0
+    assert all(torch.equal(weight, untouched[name]) for name, weight in policy.model.state_dict().items())
+
+
+def test_refill_replaces_silent_groups(start, samples, tmp_path):
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=24, num_generations=4, beta=0.0, refill=4)
+    trainer = VideoGRPOTrainer(str(start), constant_reward, args=config, train_dataset=to_trl_dataset(samples))
+    trainer.model.train()
+    rows = [row for row in trainer.train_dataset for _ in range(4)]
+    torch.manual_seed(0)
+    batch = trainer._prepare_inputs(rows)
+    assert len(batch["silent"]) == 24 and batch["silent"].sum() == 0, "six draws a turn, a third of them silent"
+    assert trainer._metrics["train"]["refilled"][0] == 2
+    for group, prompt in enumerate(batch["encoded"]):
+        for row in (batch["group"] == group).nonzero()[:, 0].tolist():
+            real = batch["prompt_ids"][row][-len(prompt) :]
+            assert torch.equal(real, prompt.input_ids), "rows and prompts belong together"
+
+
+def test_replaced_groups_keep_their_columns_together():
+    def made(silent, first):
+        rows = torch.arange(first, first + 2 * len(silent))
+        return {"silent": torch.tensor(silent).repeat_interleave(2), "group": torch.arange(len(silent)).repeat_interleave(2),
+                "encoded": [f"p{first + 2 * index}" for index in range(len(silent))], "value": rows, "completion_ids": rows[:, None].expand(-1, 1 + first % 3),
+                "prompt_ids": rows[:, None].expand(-1, 2 + first % 5), "num_items_in_batch": torch.tensor(7)}  # fmt: skip
+
+    merged = replace_groups(made([True, False, True], 0), made([True, False, False, False], 101), 2)
+    assert merged["encoded"] == ["p103", "p2", "p105"] and merged["value"].tolist() == [103, 104, 2, 3, 105, 106]
+    assert merged["completion_ids"].max(1).values.tolist() == merged["prompt_ids"][:, -1].tolist() == merged["value"].tolist()
+    assert not merged["silent"].any() and merged["group"].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_checkpoints_that_were_not_finished_do_not_count(tmp_path):
+    for step, complete in ((5, True), (10, True), (15, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if complete:
+            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10" and last_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("at", [2, 3, 6])
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(start, samples, tmp_path, at):
+    "Two epochs and more of three steps each; the weights, the log and the optimiser agree to the bit."
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
+    whole, first = trained(start, samples, tmp_path / "whole", **options)
+    assert first.state.epoch > 2
+    for checkpoint in (tmp_path / "whole").glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > at:
+            shutil.rmtree(checkpoint)
+    resumed, second = trained(start, samples, tmp_path / "whole", resume=True, **options)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    kept = ("loss", "reward", "entropy", "grad_norm", "tokens/computed")
+    assert [[row[name] for name in kept] for row in first.state.log_history[:8]] == [[row[name] for name in kept] for row in second.state.log_history[:8]]
+
+
+def test_rollouts_that_serve_several_steps_are_not_cut_by_a_checkpoint(start, samples, tmp_path):
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, num_iterations=2, save_strategy="steps", save_steps=3)
+    with pytest.raises(ValueError, match="multiple of that"):
+        VideoGRPOTrainer(str(start), args=config, train_dataset=to_trl_dataset(samples))
 
 
 def test_groups_stay_whole():
