@@ -1,0 +1,278 @@
+"""Runs from the command line: killed and resumed, in one process and in two, plain and with FSDP2."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+
+from videossr import runs
+from videossr.data import load_samples, save_samples
+from videossr.demo import demo_videos
+from videossr.evaluate import read_records
+from videossr.launch import open_run, read_parameters
+from videossr.policy import load_policy, tiny_policy
+from videossr.tasks import make_sample
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "environments" / "accelerate"
+SMALL = {"steps": 8, "save_steps": 2, "n_train": 12, "n_held_out": 6, "warm_steps": 6, "groups": 2, "group_size": 4}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = os.environ.get("VIDEOSSR_CACHE") or str(tmp_path_factory.mktemp("cache"))
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "VIDEOSSR_CACHE": cache, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+def command(recipe, folder, *more):
+    return [sys.executable, "-m", "videossr.launch", str(recipe), "-p", "output_dir", str(folder), *more]
+
+
+def run_to_end(command, environment, timeout=300):
+    done = subprocess.run(command, check=False, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def weights_of(folder):
+    return load_file(Path(folder) / "checkpoints" / "final" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, recipe, environment):
+    "A run that nothing interrupts."
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = run_to_end(command(recipe, folder), environment)
+    assert str(folder) in done.stdout
+    return folder
+
+
+def killed(command, environment, when):
+    "Starts the command and kills it as soon as `when()` says so. True if it was killed, False if it came to its end."
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if when():
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.002)
+    assert process.returncode == 0
+    return False
+
+
+def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, environment, tmp_path):
+    folder = tmp_path / "run"
+    run = runs.Run(folder)
+    begun = time.monotonic()
+    stages = {
+        "samples": lambda: (folder / "samples" / "train.parquet").exists(),
+        "warm start": lambda: (folder / "checkpoints" / "start.part").exists() or (folder / "checkpoints" / "start").exists(),
+        "some steps": lambda: run.log_path.exists() and len(run.log_rows()) >= 3,
+        "in a checkpoint": lambda: (folder / "checkpoints" / "checkpoint-6").exists(),
+        "evaluation": lambda: (folder / "records" / "after.jsonl").exists(),
+    }
+    for name, when in stages.items():
+        assert killed(command(recipe, folder), environment, when), f"too late for a kill at {name}"
+        assert not (folder / "results.json").exists()
+    run_to_end(command(recipe, folder), environment)
+    assert time.monotonic() - begun < 600
+    expected, found = weights_of(whole), weights_of(folder)
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.equal(weight, found[name]), name
+    assert [row["step"] for row in run.log_rows()] == list(range(1, SMALL["steps"] + 1))
+    assert [row["reward"] for row in run.log_rows()] == [row["reward"] for row in runs.Run(whole).log_rows()]
+    for stage in ("before", "after"):
+        records, others = (read_records(place / "records" / f"{stage}.jsonl") for place in (folder, whole))
+        assert [(record.id, record.reply) for record in records] == [(record.id, record.reply) for record in others]
+    assert not list((folder / "checkpoints").glob("*.part"))
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments(whole, recipe, environment, tmp_path):
+    rng, folder, kills = random.Random(0), tmp_path / "run", 0
+    while kills < 50:
+        limit = time.monotonic() + rng.uniform(4, 14)
+        if killed(command(recipe, folder), environment, lambda limit=limit: time.monotonic() > limit):
+            kills += 1
+            continue
+        for name, weight in weights_of(whole).items():
+            assert torch.equal(weight, weights_of(folder)[name]), name
+        folder = tmp_path / f"run-{kills}"
+
+
+def test_tensorboard_has_the_curves(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    names = events.Tags()["scalars"]
+    assert {"train/reward", "train/frac_reward_zero_std", "train/tokens/computed", "train/tokens/copied"} <= set(names)
+    assert any(name.startswith("train/reward/") for name in names) and any(name.startswith("train/zero_variance/") for name in names)
+    assert [event.step for event in events.Scalars("train/reward")] == list(range(1, SMALL["steps"] + 1))
+
+
+def test_other_settings_leave_a_run_alone(whole):
+    before = (whole / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="steps is 8 there, 9 here"):
+        open_run({**SMALL, "steps": 9, "output_dir": str(whole)})
+    assert (whole / "results.json").read_bytes() == before
+
+
+def test_numbers_on_the_command_line(recipe):
+    assert runs.settings_of(read_parameters(recipe, [("learning_rate", "1e-6"), ("strict", "true")])).learning_rate == 1e-6
+    assert runs.settings_of(read_parameters(recipe, [("strict", "true")])).strict is True
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+# Trains two steps with plain gradient descent on rollouts that depend on the prompt alone, so that one process and two have
+# the same ones. accelerate shards models on GPUs only; for FSDP2 it is told that these CPU processes are such.
+WORKER = """
+import hashlib, json, os, sys
+from pathlib import Path
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+import videossr.grpo as grpo
+from videossr.data import load_samples, to_trl_dataset
+from videossr.policy import load_policy
+
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    init = PartialState.__init__
+    def pretend(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+    PartialState.__init__ = pretend
+
+folder, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+if not options.pop("sampled", False):
+    def fixed(policy, batch, n, *, max_new_tokens, **_):
+        rows = []
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"]):
+            seed = int(hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=4).hexdigest(), 16)
+            rows.append(torch.from_numpy(np.random.default_rng(seed).integers(20, 280, (n, max_new_tokens))))
+        return torch.cat(rows)
+    grpo.sample_tokens = fixed
+
+def reward(completions, task, **_):
+    "The tasks differ, and one is silent."
+    return [0.5 if name == "counting" else len(text[0]["content"]) % 7 / 7 for text, name in zip(completions, task)]
+
+torch.set_num_threads(1)
+policy = load_policy(folder / "start", device="cpu", dtype=torch.float32)
+settings = {"num_generations": 4, "max_steps": 2, "warmup_steps": 0, "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0, "max_completion_length": 5, "disable_tqdm": True, **options}
+trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")))
+trainer.train()
+trainer.save_model(str(out))
+if trainer.is_world_process_zero():
+    kinds = sorted({type(weight).__name__ for weight in trainer.model.parameters()})
+    (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "kinds": kinds, "world": trainer.accelerator.num_processes}))
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    videos = demo_videos(4, folder=folder / "demo", progress=False)
+    tasks = ("grounding", "jigsaw", "counting", "grounding")
+    save_samples([make_sample(task, video, difficulty="demo", index=index) for index, video in enumerate(videos) for task in tasks[:2]]
+                 + [make_sample("counting", video, difficulty="demo", index=9) for video in videos], folder / "samples.parquet")  # fmt: skip
+    tiny_policy(0).save(folder / "start")
+    (folder / "worker.py").write_text(WORKER)
+    return folder
+
+
+def worked(job, environment, name, launcher, **options):
+    "Trains in a way of launching; returns weights and log."
+    out = job / name
+    run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment)
+    return load_file(out / "model.safetensors"), json.loads((out / "log.json").read_text())
+
+
+TWO = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_cpu_threads_per_process", "1"]
+WAYS = {
+    "plain": [*TWO, "--multi_gpu"],
+    "fsdp2": [*TWO, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_state_dict_type", "FULL_STATE_DICT",
+              "--fsdp_reshard_after_forward", "true"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(job, environment):
+    "One process on the whole batch, with a KL term and without one."
+    return {beta: worked(job, environment, f"alone-{beta}", [sys.executable], per_device_train_batch_size=16, beta=beta) for beta in (0.2, 0.0)}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+@pytest.mark.parametrize("beta", [0.2, 0.0])
+def test_two_processes_take_the_step_of_one(job, environment, alone, way, beta):
+    "Same loss, same change of the weights; without KL, silent groups are left out, however they fall on the processes."
+    start = load_file(job / "start" / "model.safetensors")
+    weights, log = alone[beta]
+    found, other = worked(job, environment, f"{way}-{beta}", WAYS[way], per_device_train_batch_size=8, beta=beta)
+    assert other["world"] == 2 and ("DTensor" in other["kinds"]) == (way == "fsdp2")
+    for mine, theirs in zip(log["log"][:2], other["log"][:2], strict=True):
+        for name in ("loss", "reward", "kl", "frac_reward_zero_std", "grad_norm", "tokens/copied"):
+            if name in mine:  # no kl without a KL term
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+        assert {name for name in mine if name.startswith("reward/")} == {name for name in theirs if name.startswith("reward/")}
+    moved = {name: weight - start[name] for name, weight in weights.items()}
+    largest = max(change.norm() for change in moved.values())
+    assert largest > 1e-3
+    for name, change in moved.items():
+        assert (found[name] - weights[name]).norm() <= 1e-4 * change.norm() + 1e-6 * largest, name
+
+
+def test_sharded_processes_sample_and_end_together(job, environment):
+    "With the real sampler, answers end at different steps in the two processes; neither may wait for the other for ever."
+    weights, log = worked(job, environment, "sampled", WAYS["fsdp2"], per_device_train_batch_size=8, sampled=True, max_completion_length=12)
+    assert log["world"] == 2 and all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_run_in_two_processes(recipe, environment, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu-2.yaml"), "-m", "videossr.launch"]
+    run_to_end([*launcher, str(recipe), "-p", "output_dir", str(tmp_path / "run"), "-p", "steps", "2"], environment)
+    run = runs.Run(tmp_path / "run")
+    held_out = load_samples(run.path("samples", "held_out.parquet"))
+    assert [row["step"] for row in run.log_rows()] == [1, 2]
+    for stage in ("before", "after"):
+        assert len(read_records(run.path("records", f"{stage}.jsonl"))) == len(held_out) == SMALL["n_held_out"]
+    assert load_policy(run.path("checkpoints", "final"), device="cpu").n_parameters == load_policy(run.path("checkpoints", "start"), device="cpu").n_parameters
+    assert run.read_json("results.json")["overall"]["after"]["n"] == SMALL["n_held_out"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_configurations(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 2
+    if path.stem == "fsdp2":
+        names = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+        assert set(names) <= {type(part).__name__ for part in tiny_policy().model.modules()}
+
+
+def test_slurm_script_is_bash():
+    script = ROOT / "environments" / "slurm" / "train.sbatch"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
