@@ -17,7 +17,7 @@ else:
     tomllib = None
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "evaluate", "runs", "launch"]
+LAYERS = ["video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "evaluate", "runs", "launch"]
 COMMANDS = [
     "pip install -e . && papermill nbs/train.ipynb train-out.ipynb",
     'pip install -e ".[dev]" && nbdev_test && pytest',
