@@ -86,7 +86,7 @@ def test_live_bytes_agree_with_the_allocator():
 
 @pytest.mark.parametrize("size", ["2B", "8B"])
 def test_released_shapes(size):
-    assert round(n_weights(qwen3_vl_config(size)) / 1e9) == int(size[0])
+    assert n_weights(qwen3_vl_config(size)) // 10**9 == int(size[0])
 
 
 def test_config_of_a_folder(start):
@@ -178,7 +178,9 @@ def test_plan_of_a_whole_run(start, samples, tmp_path, settings):
     trainer = VideoGRPOTrainer(load_policy(start, device="cpu"), args=run, train_dataset=to_trl_dataset(samples))
     plan = memory_plan(trainer.policy, workload(run, [encode_sample(trainer.policy, sample) for sample in samples]))
     fixed = at(plan, "update", "weights") + at(plan, "update", "reference")
-    assert 0.85 < (plan.total - fixed) / measured_peak(trainer.train) < 1.3
+    with LiveBytes() as live:
+        trainer.train()
+    assert 0.85 < (plan.total - fixed) / live.peak < 1.3
 
 
 def test_workload_of_a_configuration(start, samples, tmp_path):
@@ -207,7 +209,7 @@ def test_refusal(config):
 
 def test_advice_together(config):
     work = replace(WORK, gradient_checkpointing=False, answer_tokens=256, groups_at_once=4, bf16=False, on_cpu=True)
-    plan, table = memory_plan(config, work), None
+    plan = memory_plan(config, work)
     alone = advice(plan, 0)
     assert not alone["fits"].any() and not alone["change"].str.contains("FSDP").any(), "one CPU"
     limit = int(alone["needs (GB)"].min() * 1e9)  # what the best single change needs, and nothing in hand
@@ -251,7 +253,14 @@ def tensor_bytes(value):
     return value.nbytes if torch.is_tensor(value) and value.dim() else 0
 
 
-@pytest.mark.parametrize("optim", [name for name, kind in OPTIMIZERS.items() if kind.package is None or importlib.util.find_spec(kind.package)])
+def installed():
+    "Names of the optimisers that can run here; torchao compiles its step, which takes a while."
+    for name, kind in OPTIMIZERS.items():
+        if kind.package is None or importlib.util.find_spec(kind.package):
+            yield pytest.param(name, marks=[pytest.mark.slow] * (kind.package == "torchao"))
+
+
+@pytest.mark.parametrize("optim", installed())
 def test_optimiser_trains(start, samples, tmp_path, optim):
     "A step moves every weight, and the optimiser keeps as many bytes as planned."
     policy = load_policy(start, device="cpu")
