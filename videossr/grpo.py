@@ -307,13 +307,14 @@ def warm_start(
     policy.model.eval()
     return losses
 
-# %% ../nbs/41_grpo.ipynb #5555b847
+# %% ../nbs/41_grpo.ipynb #246a9be7
 @dataclass
 class VideoGRPOConfig(GRPOConfig):
     "`trl.GRPOConfig` with the settings of this kit; one `per_device_train_batch_size` counts rollouts, as in TRL."
     share_prefix: bool = field(default=True, metadata={"help": "Compute each group's prompt once, in one packed sequence."})
     kernel: str = field(default="split", metadata={"help": "Attention of packed groups: split, masked or flex."})
     refill: int = field(default=0, metadata={"help": "How often groups without variance are replaced by groups of other prompts."})
+    rollout_groups: int = field(default=8, metadata={"help": "Prompts of a step that are sampled at once on a device."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean over an answer's tokens, then over answers."})
     max_completion_length: int | None = field(default=32, metadata={"help": "Longest answer in tokens."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "The reward needs the other columns."})
@@ -434,7 +435,7 @@ def _gathered(model: torch.nn.Module) -> Iterator[None]:
         layer.set_reshard_after_forward(True, recurse=False)
         layer.reshard()
 
-# %% ../nbs/41_grpo.ipynb #93c2631f
+# %% ../nbs/41_grpo.ipynb #5b855587
 class _Sampling(_Prompted):
     "Step three: rollouts come from `sample_tokens`."
 
@@ -446,15 +447,16 @@ class _Sampling(_Prompted):
             _gathered(model),
             self.accelerator.autocast(),  # as in the loss
         ):
-            policy = Policy(_unwrapped(model), self.policy.processor)
-            training = policy.model.training
+            policy, groups = Policy(_unwrapped(model), self.policy.processor), range(len(self._prompts))
+            training, answers = policy.model.training, []
             policy.model.eval()
-            tokens = sample_tokens(
-                policy, self._batch(range(len(self._prompts))), num_generations, temperature=self.temperature,
-                max_new_tokens=self.max_completion_length, stop=self._all_ended,
-            )  # fmt: skip
+            for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
+                tokens = sample_tokens(
+                    policy, self._batch(groups[at : at + self.args.rollout_groups]), num_generations, temperature=self.temperature,
+                    max_new_tokens=self.max_completion_length, stop=self._all_ended,
+                )  # fmt: skip
+                answers += [self._until_end(row) for row in tokens.tolist()]
             policy.model.train(training)
-        answers = [self._until_end(row) for row in tokens.tolist()]
         prompts, rest = sum(map(len, self._prompts)), sum(map(len, answers))
         self._count(prompts + rest, num_generations * prompts + rest)
         return answers, None

@@ -78,7 +78,7 @@ def require_optimizer(
         raise ImportError(f'optim="{optim}" needs {package}: pip install {package}, or pip install -e ".[optim]"')
     return OPTIMIZERS[optim]
 
-# %% ../nbs/42_memory.ipynb #ebfa730c
+# %% ../nbs/42_memory.ipynb #f4e0afe0
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -90,7 +90,8 @@ class Workload:
     answer_tokens: int  # R, of the longest answer
     group_size: int = 8  # G, rollouts a prompt
     groups_at_once: int = 1  # prompts in one loss pass on a device
-    groups: int = 1  # prompts of one step on a device: they are sampled together
+    groups: int = 1  # prompts of one step on a device
+    rollout_groups: int = 8  # of these, prompts that are sampled at once
     beta: float = 0.0  # above 0 a full fine-tuning needs a reference model
     lora_rank: int = 0  # 0: full fine-tuning
     lora_targets: tuple[str, ...] = LORA_TARGETS  # linear layers of the language model that get adapters
@@ -438,7 +439,7 @@ def _gathered(model: _Model, n_layers: int) -> int:
     rest = model.count() - layers - model.numel(model.block)
     return (2 if model.work.bf16 else model.dtype.itemsize) * (rest + n_layers * layers // model.text.num_hidden_layers)
 
-# %% ../nbs/42_memory.ipynb #91a4e7d1
+# %% ../nbs/42_memory.ipynb #d122409c
 def _blind(model: _Model, patches: int, rows: int, length: int, mask: int, **how: Any) -> tuple[int, int]:
     "Workspace of a pass without gradients: in the vision tower, and in the language model behind it."
     work, item = model.work, model.dtype.itemsize
@@ -451,9 +452,9 @@ def _blind(model: _Model, patches: int, rows: int, length: int, mask: int, **how
 
 
 def _rollout(model: _Model) -> Need:
-    "The rollouts of a step: all its prompts at once."
+    "The rollouts of a step, so many prompts at once."
     work, own = model.work, not (model.work.lora_rank or model.work.sharded)
-    groups, prompt, tail = work.groups, work.prompt_tokens, work.group_size * work.answer_tokens
+    groups, prompt, tail = min(work.groups, work.rollout_groups), work.prompt_tokens, work.group_size * work.answer_tokens
     always = {"frames": groups * work.patches * model.pixels * 4, "bfloat16 copies": own * model.casts(),
               "gathered weights": _gathered(model, 2)}  # fmt: skip
     look, read = _blind(model, groups * work.patches, groups, prompt, groups * prompt**2, cached=0)
@@ -649,7 +650,7 @@ def draw_memory(
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
-# %% ../nbs/42_memory.ipynb #572ece54
+# %% ../nbs/42_memory.ipynb #6caacbfb
 def workload(
     config: VideoGRPOConfig,
     prompts: Sequence[Prompt],  # encoded samples, or at least the longest
@@ -662,7 +663,7 @@ def workload(
         "prompt_tokens": max(len(prompt) for prompt in prompts), "patches": max(sum(len(frames) for frames in (prompt.pixel_values_videos, prompt.pixel_values) if frames is not None) for prompt in prompts),
         "answer_tokens": config.max_completion_length, "group_size": size, "beta": config.beta, "optim": str(getattr(config.optim, "value", config.optim)),
         "groups_at_once": config.per_device_train_batch_size // size,
-        "groups": config.per_device_train_batch_size // size * config.steps_per_generation,
+        "groups": config.per_device_train_batch_size // size * config.steps_per_generation, "rollout_groups": config.rollout_groups,
         "bf16": config.bf16, "gradient_checkpointing": config.gradient_checkpointing, "share_prefix": config.share_prefix,
         "processes": config.world_size, "sharded": bool(config.fsdp) or getattr(plugin, "zero_stage", 0) == 3, "on_cpu": config.use_cpu,
     }  # fmt: skip
@@ -705,7 +706,7 @@ def available_memory(
         return torch.cuda.mem_get_info(device)[0]
     return int(min(psutil.virtual_memory().available, _control_group_room(Path(control_group))))
 
-# %% ../nbs/42_memory.ipynb #b8575e55
+# %% ../nbs/42_memory.ipynb #4a90933e
 def _changes(work: Workload, device: str) -> list[tuple[str, dict[str, Any]]]:
     "What would save memory, gentlest first: those that change no result, then those that do."
     quick = "adamw_8bit" if device == "cuda" else "adamw_torch_8bit"
@@ -716,7 +717,7 @@ def _changes(work: Workload, device: str) -> list[tuple[str, dict[str, Any]]]:
         (not work.bf16, "bf16=True", {"bf16": True}),
         (work.answer_tokens > 64, "answers of at most 64 tokens", {"answer_tokens": 64}),
         (not work.lora_rank and OPTIMIZERS[work.optim].bits in (None, 32), f'optim="{quick}"', {"optim": quick}),
-        (work.groups > work.groups_at_once, "fewer prompts a step", {"groups": work.groups_at_once}),
+        (min(work.groups, work.rollout_groups) > 1, "prompts sampled one by one", {"rollout_groups": 1}),
         (work.beta > 0 and not work.lora_rank, "beta=0 (no reference)", {"beta": 0.0}),
         (not work.lora_rank, "LoRA of rank 16 on bfloat16 weights", {"lora_rank": 16, "weight_dtype": "bfloat16"}),
     ]
