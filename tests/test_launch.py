@@ -252,9 +252,12 @@ def test_sharded_processes_sample_and_end_together(job, environment):
     assert log["world"] == 2 and all(torch.isfinite(weight).all() for weight in weights.values())
 
 
-def test_a_run_in_two_processes(recipe, environment, tmp_path):
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_run_in_two_processes(recipe, environment, tmp_path, rank):
+    if rank:
+        pytest.importorskip("peft", reason="pip install peft")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu-2.yaml"), "-m", "videossr.launch"]
-    run_to_end([*launcher, str(recipe), "-p", "output_dir", str(tmp_path / "run"), "-p", "steps", "2"], environment)
+    run_to_end([*launcher, str(recipe), "-p", "output_dir", str(tmp_path / "run"), "-p", "steps", "2", "-p", "lora_rank", str(rank)], environment)
     run = runs.Run(tmp_path / "run")
     held_out = load_samples(run.path("samples", "held_out.parquet"))
     assert [row["step"] for row in run.log_rows()] == [1, 2]
@@ -262,6 +265,7 @@ def test_a_run_in_two_processes(recipe, environment, tmp_path):
         assert len(read_records(run.path("records", f"{stage}.jsonl"))) == len(held_out) == SMALL["n_held_out"]
     assert load_policy(run.path("checkpoints", "final"), device="cpu").n_parameters == load_policy(run.path("checkpoints", "start"), device="cpu").n_parameters
     assert run.read_json("results.json")["overall"]["after"]["n"] == SMALL["n_held_out"]
+    assert not list(run.path("checkpoints", "final").glob("adapter_*")), "merged into the weights"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

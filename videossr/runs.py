@@ -398,7 +398,7 @@ def train_policy(
         trainer.train(resume_from_checkpoint=True)
     return _keep(trainer, policy, final)
 
-# %% ../nbs/53_runs.ipynb #6610b512
+# %% ../nbs/53_runs.ipynb #9bceac24
 def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path) -> Policy:
     "Saves what was trained, adapters merged into the weights, and hands it on."
     device, alone = trainer.accelerator.device, trainer.accelerator.num_processes == 1
@@ -426,6 +426,8 @@ def _merge(folder: Path, policy: Policy) -> None:
 
     base = load_policy(policy.model.config._name_or_path, dtype=torch.float32, device="cpu")
     merged = PeftModel.from_pretrained(base.model, folder).merge_and_unload()
+    for path in folder.glob("adapter_*"):
+        path.unlink()  # transformers would apply them once more
     Policy(merged, policy.processor).save(folder)
 
 # %% ../nbs/53_runs.ipynb #b6cc9787
