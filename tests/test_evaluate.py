@@ -9,7 +9,6 @@ import pytest
 
 from videossr.evaluate import (
     Record,
-    _student,
     clustered_interval,
     compare,
     evaluate,
@@ -23,6 +22,7 @@ from videossr.evaluate import (
     score,
     write_results,
 )
+from videossr.records import _student
 from videossr.rewards import counting_reward, grounding_reward, jigsaw_reward
 from videossr.tasks import Sample
 from videossr.video import VideoError
