@@ -132,7 +132,7 @@ def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[st
             found[record.id] = record
             bar.update()
 
-# %% ../nbs/52_evaluate.ipynb #104fff08
+# %% ../nbs/52_evaluate.ipynb #0eab566e
 def evaluate(
     policy: Policy | Backend,  # who is asked
     samples: Sequence[Sample],  # all get a record
@@ -144,11 +144,12 @@ def evaluate(
     max_new_tokens: int = 32,  # longest reply; of a policy, not of a backend
     resume: bool = True,  # keep the records that the file already holds; False starts anew
     retry_failed: bool = False,  # ask again where the file holds an error
+    together: bool = False,  # share the questions among the processes of `accelerate launch`, all of which must call this
     progress: bool = True,  # a progress bar
     answer: Callable[..., list[list[str]]] = generate_answers,  # anything else that answers like it
 ) -> list[Record]:  # in the order of the samples
     "Greedy answers to all samples, as records on disk. As in the VideoSSR paper: no sampling, direct answers."
-    path, world = Path(path), _world()
+    path, world = Path(path), _world() if together else None
     dials = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     local = LocalBackend(policy, **dials) if answer is generate_answers else FunctionBackend(policy, answer, **dials)
     backend = policy if hasattr(policy, "answers") else local
