@@ -29,7 +29,7 @@ def hostile_replies(n: int, seed: int = 0) -> list[str]:
             replies.append("".join(letters))
         elif kind == 3 and rng.random() < 0.3:  # one thing, over and over
             piece = str(rng.choice(PIECES + answers)) + str(rng.choice(["", " ", "\n", ",", "-"]))
-            replies.append((piece * 20_000)[: int(10 ** rng.uniform(2, 4.3))])
+            replies.append((piece * 20_000)[: int(10 ** rng.uniform(2, 3.6 if rng.random() < 0.9 else 4.3))])
         else:
             points = rng.integers(0, (128, 0x3000, 0x110000)[rng.integers(3)], rng.integers(0, 200))
             replies.append("".join(map(chr, points)))
