@@ -460,7 +460,7 @@ def _finished(waiting: dict[Future, int]) -> Iterator[tuple[int, Reply]]:
     for task in done:
         yield waiting.pop(task), task.result()
 
-# %% ../nbs/46_backends.ipynb #59f1363a
+# %% ../nbs/46_backends.ipynb #4049536c
 def open_backend(
     model: str,  # "tiny", a local folder, a hub name; of an endpoint, the name it goes by there
     url: str = "",  # of an OpenAI-compatible endpoint; empty: a model in this process
@@ -477,6 +477,6 @@ def open_backend(
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import PartialState
 
-        device = PartialState().device
+        device = PartialState(cpu=not torch.cuda.is_available()).device
     policy = tiny_policy(seed) if model == "tiny" else load_policy(model, device=device)
     return LocalBackend(policy, batch_size, max_new_tokens, **settings)

@@ -67,15 +67,16 @@ def key_of(
         raise ValueError(f"{record.task} {record.type} is no type of VIUBench; those are {', '.join(VIUBENCH)}")
     return key
 
-# %% ../nbs/50_viubench.ipynb #b8c91984
+# %% ../nbs/50_viubench.ipynb #50ba77c1
 def viubench_difficulty(
     key: str,  # of `VIUBENCH`
     reading: Mapping[str, Any],  # of the video, from `Budget.reading`
-    lengths: tuple[int, int] = (8, 20),  # frames in a perturbed segment, at least and at most
+    lengths: tuple[int, int] = (8, 20),  # frames of 48 in a perturbed segment, at least and at most
 ) -> Difficulty:
-    "The preset of a type with the given dials."
+    "The preset of a type with the given dials; with fewer frames, a segment keeps its share of the clip."
     task, _, preset = VIUBENCH[key]
-    dials = {"min_length": lengths[0], "max_length": lengths[1]} if task == "grounding" else {}
+    low, high = (max(2, round(length * reading["n_frames"] / 48)) for length in lengths)
+    dials = {"min_length": low, "max_length": high} if task == "grounding" else {}
     return replace(TASKS[task].difficulty(preset), **reading, **dials)
 
 
@@ -190,13 +191,13 @@ def _in_turns(samples: Iterable[Sample], ring: Sequence[str]) -> tuple[Sample, .
         lists.append([videos[video][turn] for turn in rounds for video in order if turn < len(videos[video])])
     return tuple(samples[turn] for turn in range(max(map(len, lists))) for samples in lists if turn < len(samples))
 
-# %% ../nbs/50_viubench.ipynb #924817dd
+# %% ../nbs/50_viubench.ipynb #792f5557
 def build_viubench(
     videos: str | Path | Iterable[str | Path],  # a folder, or paths in any order
     seed: int = 0,  # another seed, other questions
     *,
     per_type: int = 300,  # questions of each of the nine types
-    lengths: tuple[int, int] = (8, 20),  # frames in a perturbed segment of 48; shorter clips in proportion
+    lengths: tuple[int, int] = (8, 20),  # frames of 48 in a perturbed segment; shorter clips in proportion
     budget: Budget = Budget(),  # 48 frames of at most 512 x 512 pixels
     workers: int = 1,  # processes
     progress: bool = True,  # a progress bar
