@@ -1,15 +1,23 @@
 "Records on disk, intervals that hold what they promise, and results that add up."
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from hostile import ANSWERS as ANSWERS_OF_ALL
+from hostile import hostile_replies
 
 from videossr.evaluate import (
     Record,
-    _student,
+    by_clip,
     clustered_interval,
     compare,
     evaluate,
@@ -23,10 +31,13 @@ from videossr.evaluate import (
     score,
     write_results,
 )
+from videossr.records import Journal, _student, denominators, p_values, rescore, sign_flip, write_records
 from videossr.rewards import counting_reward, grounding_reward, jigsaw_reward
 from videossr.tasks import Sample
 from videossr.video import VideoError
+from videossr.viubench import load_viubench, score_viubench
 
+ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {"grounding": "1.0-3.0", "counting": "3,1,4", "jigsaw": "312"}
 
 
@@ -246,3 +257,174 @@ def test_results_refuse_nan_and_foreign_files(tmp_path):
     with pytest.raises(ValueError, match="r.json is not a results file"):
         read_results(tmp_path / "r.json")
     assert 0.01 < peak_rss_gb() < 500
+
+
+# -------------------------------------------------------------------------------------------------- replies of all kinds
+
+
+def test_ten_thousand_hostile_replies():
+    "Through every parser: a score in [0, 1] or a plain 'not parsed', never an exception, and a line that comes back as it went."
+    seen = {"read": 0, "unread": 0}
+    for reply in hostile_replies(10_000):
+        for task, answer in ANSWERS_OF_ALL.items():
+            paper = make_record(Sample(task, "x", "v", {}, "?", answer), reply, name="h")
+            for record in (paper, *rescore([paper], "lenient")):
+                assert 0 <= record.smooth <= 1 and 0 <= record.strict <= 1
+                assert record.parsed == (record.said is not None) and (record.parsed or record.smooth == record.strict == 0)
+                seen["read" if record.parsed else "unread"] += 1
+            if task == "jigsaw":
+                assert Record.from_json(paper.to_json()) == paper and "\n" not in paper.to_json()
+    assert seen["read"] > 500 and seen["unread"] > 50_000, "some of them must be answers, or nothing was tested"
+
+
+def test_a_reply_without_end_is_not_weighed():
+    "Lenient reading takes time with the square of the length; what is longer than anyone answers is unparsable."
+    sample = make_samples(1)[0]
+    assert not make_record(sample, "1.0-3.0, that is " * 100_000, name="x", parse="lenient").parsed
+    assert make_record(sample, "let me see " * 100_000 + "</think>from 1.0 to 3.0 s", name="x", parse="lenient").smooth == 1
+    assert make_record(sample, " " * 100_000 + "1.0-3.0", name="x").smooth == 1, "paper parsing takes any length"
+
+
+def test_hostile_records_survive_the_disk(tmp_path):
+    samples, replies = make_samples(300), hostile_replies(300, seed=1)
+    records = run(samples, tmp_path / "r.jsonl", Answerer(dict(enumerate(replies))))
+    assert read_records(tmp_path / "r.jsonl") == records
+    assert evaluate(None, samples, tmp_path / "r.jsonl", name="before", answer=refuse, progress=False) == records
+
+
+def refuse(*_, **__):
+    raise AssertionError("asked again")
+
+
+def test_another_way_of_reading_needs_no_model(tmp_path):
+    samples = make_samples(6)
+    records = run(samples, tmp_path / "r.jsonl", Answerer({0: "from 1.0 to 3.0 s", 1: "3 circles, 1 square and 4 triangles", 2: "3, 1, 2"}, broken=("1.mp4",)))
+    assert [record.smooth for record in records[:3]] == [0, 1, 0]  # paper parsing takes any three numbers
+    again = rescore(records, "lenient")
+    assert [record.smooth for record in again[:3]] == [1, 1, 1] and {record.parse for record in again} == {"lenient"}
+    assert [record.error for record in again] == [record.error for record in records] and [record.smooth for record in again[3:]] == [0, 0, 0]
+    assert [record.reply for record in again] == [record.reply for record in records]
+
+
+# ------------------------------------------------------------------------------------------------------------ statistics
+
+
+def test_denominators(tmp_path):
+    records = run(make_samples(), tmp_path / "r.jsonl", Answerer({0: "no idea"}, broken=("1.mp4",)))
+    found = denominators(records, by=())["overall"]
+    assert {kind: line["n"] for kind, line in found.items()} == {"all": 12, "videos present": 9, "parsed": 8}
+    assert [line["mean"] for line in found.values()] == pytest.approx([8 / 12, 8 / 9, 1])
+    assert denominators([replace(records[3])], by=())["overall"]["parsed"] == {"mean": None, "n": 0}
+
+
+def test_p_values_by_hand_and_in_the_long_run():
+    assert sign_flip([1, 1, 1, 1]) == 2 / 16 and sign_flip([3, -3]) == 1 and sign_flip([5]) == 1
+    rng = np.random.default_rng(0)
+    assert sign_flip(rng.normal(3, 1, 30)) == pytest.approx(1 / 10_001)
+    exact = rng.normal(0.3, 1, 13)
+    many = np.concatenate([exact, np.zeros(1)])  # a video without any gain changes nothing, but random signs are drawn
+    assert sign_flip(exact) == pytest.approx(sign_flip(many), abs=0.02)
+
+
+def test_p_values_agree_with_intervals(tmp_path):
+    before, after = make_pair(tmp_path)
+    gains, chances = compare(before, after), p_values(before, after[::-1])
+    assert set(gains) == set(chances) and all((gains[task]["low"] > 0) >= (chances[task] < 0.01) for task in gains)
+    assert p_values(before, before, by=()) == {"overall": 1.0}
+
+
+# -------------------------------------------------------------------------------------------------------------- on disk
+
+
+def test_two_runs_on_one_file(tmp_path):
+    samples, path = make_samples(), tmp_path / "r.jsonl"
+    with Journal(path), pytest.raises(RuntimeError, match="another run is writing to .*r.jsonl"):
+        run(samples, path, Answerer())
+    assert len(run(samples, path, Answerer())) == 12
+
+
+def test_failed_answers_are_asked_again_on_request(tmp_path):
+    samples, path = make_samples(), tmp_path / "r.jsonl"
+    run(samples, path, Answerer(broken=("1.mp4",)))
+    run(samples, path, Answerer({0: "?"}), name="other")
+    answerer = Answerer()
+    records = run(samples, path, answerer, retry_failed=True)
+    assert sorted(sum(answerer.batches, [])) == [3, 4, 5] and not [record for record in records if record.error]
+    assert len(read_records(path)) == 24, "one line a question and policy, as before"
+
+
+def test_questions_on_one_clip_are_asked_together():
+    samples = make_samples(12)
+    mixed = [samples[k] for k in np.random.default_rng(0).permutation(12)]
+    videos = [mixed[k].video for k in by_clip(mixed)]
+    assert sorted(by_clip(mixed)) == list(range(12)) and sum(one != two for one, two in zip(videos, videos[1:], strict=False)) == 3
+
+
+TOGETHER = """
+import sys
+from videossr.evaluate import evaluate
+from videossr.tasks import Sample
+samples = [Sample("counting", "shapes", f"{k // 4}.mp4", {"k": k}, "?", "3,1,4", index=k) for k in range(20)]
+def answer(policy, batch, **_):
+    with open(f"{sys.argv[1]}.asked", "a") as file:
+        file.write("".join(f"{sample.index}\\n" for sample in batch))
+    return [["3,1,4"]] * len(batch)
+records = evaluate(None, samples[: int(sys.argv[2])], sys.argv[1], name="m", batch_size=2, answer=answer, together=True, progress=False)
+assert [record.id for record in records] and all(record.smooth == 1 for record in records) and len(records) == int(sys.argv[2])
+"""
+
+
+def test_two_processes_share_the_questions(tmp_path):
+    "Each asks its own, all get all records, one file remains; a second run asks only what is new."
+    script, path = tmp_path / "script.py", tmp_path / "r.jsonl"
+    script.write_text(TOGETHER)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
+    for count in (12, 20):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script), str(path), str(count)]
+        done = subprocess.run(command, env=env, check=False, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(read_records(path)) == count and not list(tmp_path.glob("*.process*"))
+    asked = (tmp_path / "r.jsonl.asked").read_text().split()
+    assert sorted(map(int, asked)) == list(range(20))
+
+
+# -------------------------------------------------------------------------------------------------------------- notebook
+
+NOTEBOOK = ROOT / "nbs" / "evaluate.ipynb"
+
+
+def papermill(output, parameters):
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(output), "--no-progress-bar"]
+    command += [part for name, value in parameters.items() for part in ("-p", name, str(value))]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, check=False, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+
+
+def test_notebook_parameters_are_typed_and_explained():
+    cell = next(cell for cell in nbformat.read(NOTEBOOK, 4).cells if "parameters" in cell.metadata.get("tags", ()))
+    for line in cell.source.splitlines():
+        assert re.match(r"\w+: (str|int|float|bool) = .+?  # \S", line), line
+
+
+def test_notebook_from_questions_to_comparison(tmp_path):
+    "Two models on one small VIUBench, then both in one picture without asking anybody; other questions in the same folder are refused."
+    small = {"limit": 18, "max_pixels": 64 * 64, "max_new_tokens": 6}
+    done = papermill(tmp_path / "one.ipynb", {**small, "name": "one", "output_dir": tmp_path / "one"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = tmp_path / "one" / "samples" / "viubench.jsonl"
+    records = read_records(tmp_path / "one" / "records" / "one.jsonl")
+    assert len(records) == len(load_viubench(kept)) == 18
+    found = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert found["scores"]["one"] == score_viubench(records) and found["benchmark"] == f"viubench {load_viubench(kept).version}"
+    copy = tmp_path / "two" / "records" / "two.jsonl"
+    write_records([make_record(sample, sample.answer, name="two") for sample in load_viubench(kept)], copy)
+    both = {**small, "benchmark": kept, "model": "", "compare": f"{tmp_path / 'one'},{tmp_path / 'two'}", "output_dir": tmp_path / "both"}
+    done = papermill(tmp_path / "both.ipynb", both)
+    assert done.returncode == 0, done.stderr[-3000:]
+    details = (tmp_path / "both" / "details.md").read_text()
+    assert "| one | two | gain | p |" in details and "100.0 [100.0, 100.0]" in details
+    assert (tmp_path / "both" / "figures" / "viubench.png").stat().st_size > 5000
+    for suffix, mark in (("md", "| VideoSSR-8B (paper) |"), ("tex", r"\begin{tabular}"), ("csv", "Model,")):
+        assert mark in (tmp_path / "both" / f"table.{suffix}").read_text()
+    done = papermill(tmp_path / "again.ipynb", {**both, "limit": 9})
+    assert done.returncode != 0 and "holds answers to other questions (limit changed)" in done.stderr

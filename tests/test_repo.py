@@ -17,7 +17,9 @@ else:
     tomllib = None
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "evaluate", "runs", "launch"]
+LAYERS = [
+    "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "records", "backends", "viubench", "evaluate", "runs", "launch",
+]  # fmt: skip
 COMMANDS = [
     "pip install -e . && papermill nbs/train.ipynb train-out.ipynb",
     'pip install -e ".[dev]" && nbdev_test && pytest',
@@ -264,7 +266,7 @@ def test_imports_are_declared():
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module.split(".")[0])
     comes_with = {"PIL": "pillow", "yaml": "pyyaml", "tokenizers": "transformers", "IPython": "ipykernel"}
-    optional = {"torchcodec", "peft", "vllm", "bitsandbytes"}
+    optional = {"torchcodec", "peft", "vllm", "bitsandbytes", "httpx"}
     needed = {comes_with.get(name, name) for name in modules - set(sys.stdlib_module_names) - optional - {"videossr"}}
     assert needed <= declared
 
