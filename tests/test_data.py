@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from videossr import data
+from videossr.data import mix as data
 from videossr.data import MIXES, Mix, MixRow, build_samples, count_refusals, find_videos, load_samples, save_samples, split_videos, to_trl_dataset
 from videossr.tasks import Sample, render
 from videossr.video import VideoError

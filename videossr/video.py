@@ -334,13 +334,14 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
     except Exception as error: # decord raises whatever its C++ threw; PyAV gets its turn
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
 
-# %% ../nbs/00_video.ipynb #629f8737
+# %% ../nbs/00_video.ipynb #bb4f11f8
 def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
     "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
     step, zero, now = index.end/len(index.starts), 0.0, None
     with _open(index.info.path) as box:
         stream = _stream(box, index.info.path)
-        stream.thread_type, stream.thread_count = "AUTO", _threads()
+        # Theora's decoder gives other pixels now and then when several threads share its frames
+        stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
         unit = float(stream.time_base or 0)
         for frame in _all_frames(box, stream):
             ticks = frame.dts if frame.pts is None else frame.pts

@@ -70,7 +70,7 @@ def signed_distance(
     turns = np.deg2rad(shape.angle) + 2 * np.pi * np.arange(sides) / sides
     return np.max([right * np.cos(turn) + down * np.sin(turn) for turn in turns], axis=0) - shape.inner
 
-# %% ../../nbs/10_tasks/02_counting.ipynb #cccf1fd4
+# %% ../../nbs/10_tasks/02_counting.ipynb #6d1ed85d
 def coverage(
     shape: Shape,  # any kind
     height: int,  # of the canvas, pixels
@@ -87,9 +87,11 @@ def draw(
     "The frames with the shapes on them."
     frames = frames.copy()
     for shape in shapes:
-        share = coverage(shape, *frames.shape[1:3])[..., None]
-        mixed = frames[shape.frame] * (1 - share) + np.asarray(shape.color) * share
-        frames[shape.frame] = np.round(mixed).astype(np.uint8)
+        reach = shape.outer + 2  # the soft edge of a sharp corner reaches a pixel further
+        top, left = max(0, int(shape.y - reach)), max(0, int(shape.x - reach))
+        part = frames[shape.frame, top : max(0, int(shape.y + reach) + 1), left : max(0, int(shape.x + reach) + 1)]
+        share = coverage(replace(shape, x=shape.x - left, y=shape.y - top), *part.shape[:2])[..., None]
+        part[:] = np.round(part * (1 - share) + np.asarray(shape.color) * share).astype(np.uint8)
     return frames
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #6ee613d0

@@ -1,0 +1,281 @@
+"""The truth from pixels alone: answers are found again by looking at what is rendered and at the source, with none of the code that made them.
+
+Perturbed frames are those that differ from the source, drawn shapes are blobs of differing pixels, and clips are found where they lie in the
+source. What cannot be found, or is found in two places, or can hardly be seen, fails like a wrong answer.
+"""
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from videossr.data import Mix, MixRow, build_dataset, load_samples
+from videossr.demo import demo_videos
+from videossr.tasks import render
+from videossr.video import read_clip
+
+
+class Unfindable(AssertionError):
+    "The answer cannot be read off the pixels."
+
+
+def source_of(sample):
+    "The video as sampled."
+    return read_clip(sample.video, **sample.recipe["read"])
+
+
+def seconds(clip, first, last):
+    "Frames `first` to `last` in the words of an answer."
+    step = (clip.times[-1] - clip.times[0]) / (len(clip.times) - 1)
+    return f"{clip.times[first]:.1f}-{clip.times[last] + step:.1f}"
+
+
+# ---------------------------------------------------------------------------------------------------------- grounding
+
+UNDO = {
+    "channel_swap": lambda frames: frames[..., [2, 1, 0]],
+    "mirror": lambda frames: frames[:, :, ::-1],
+    "rotate180": lambda frames: frames[:, ::-1, ::-1],
+    "invert": lambda frames: 255 - frames,
+}
+
+
+def bordered(shown):
+    "Whether frames have a black rim on all four sides, with something inside."
+    rims = [shown[:, :3], shown[:, -3:], shown[:, :, :3], shown[:, :, -3:]]
+    return max(rim.max() for rim in rims) == 0 and shown.max() > 0
+
+
+def visible(before, after):
+    "The share of each frame that changes by an amount that a viewer sees."
+    return (np.abs(before.astype(int) - after).max(-1) >= 12).mean((1, 2))
+
+
+def grounding_truth(sample):
+    "The stretch of frames that are not those of the source."
+    source, (clip,) = source_of(sample), render(sample)
+    assert clip.frames.shape == source.frames.shape and (clip.times == source.times).all(), "size and times tell nothing"
+    changed = np.flatnonzero((clip.frames != source.frames).any((1, 2, 3)))
+    if not len(changed) or len(changed) == len(source.frames):
+        raise Unfindable(f"{len(changed)} frames differ from the source")
+    if sample.type == "stutter_hold":  # the first of the held frames is in its place
+        changed = np.concatenate([[changed[0] - 1], changed])
+    first, last = int(changed[0]), int(changed[-1])
+    part = slice(first, last + 1)
+    before, after = source.frames[part], clip.frames[part]
+    if sample.type in ("shuffle", "stutter_hold"):
+        same = np.array([[np.array_equal(one, two) for two in before] for one in after])
+        if not same.any(1).all():
+            raise Unfindable("a frame that is nowhere in the stretch")
+        moving = visible(after[:-1], after[1:])
+        if np.median(moving) < 0.003 and sample.type == "shuffle":
+            raise Unfindable("nothing moves")
+    else:
+        if not np.array_equal(changed, np.arange(first, last + 1)):
+            raise Unfindable(f"the differing frames {changed.tolist()} are no stretch")
+        if visible(before, after).min() < 0.04:
+            raise Unfindable(f"only {visible(before, after).min():.1%} of a frame change")
+    if sample.type in UNDO and not np.array_equal(UNDO[sample.type](after), before):
+        raise Unfindable(f"it is no {sample.type}")
+    if sample.type == "zoom_out" and not (bordered(after) and (before[:, :3].max() > 15 or before[:, :, :3].max() > 15)):
+        raise Unfindable("no black border, or one that was there before")
+    return seconds(source, first, last)
+
+
+# ----------------------------------------------------------------------------------------------------------- counting
+
+
+def blobs(mask):
+    "Connected regions of a mask (H, W): a boolean (H, W) each."
+    image = Image.fromarray(mask.astype(np.uint8) * 255).copy()  # a picture that can be painted on
+    found = []
+    for row, column in np.argwhere(mask):
+        if image.getpixel((int(column), int(row))) == 255:
+            ImageDraw.floodfill(image, (int(column), int(row)), 128)
+            found.append(np.asarray(image) == 128)
+            image = Image.fromarray(np.where(found[-1], 0, np.asarray(image))).copy()
+    assert sum(blob.sum() for blob in found) == mask.sum()
+    large = [blob for blob in found if blob.sum() > 6]
+    specks = [blob for blob in found if blob.sum() <= 6 and not any(beside(blob, other) for other in large)]
+    return large + specks
+
+
+def beside(speck, blob):
+    "Whether a few pixels are the tip of a corner that a diagonal step cut off."
+    near = np.argwhere(blob)[None] - np.argwhere(speck)[:, None]
+    return np.abs(near).max(-1).min() <= 2
+
+
+def kind_of(blob):
+    "Circle, square or triangle, by the farthest pixel from the middle: its circle's area over the blob's is 1, 1.6 or 2.4."
+    down, right = np.nonzero(blob)
+    far = np.hypot(down - down.mean(), right - right.mean()).max() + 0.5
+    ratio = np.pi * far**2 / blob.sum()
+    return "circle" if ratio < 1.33 else "square" if ratio < 2.0 else "triangle"
+
+
+def counting_truth(sample):
+    "The blobs of pixels that differ from the source, frame by frame."
+    source, (clip,) = source_of(sample), render(sample)
+    assert clip.frames.shape == source.frames.shape and (clip.times == source.times).all(), "size and times tell nothing"
+    counts = Counter()
+    for before, after in zip(source.frames, clip.frames, strict=True):
+        gap = np.abs(before.astype(int) - after).max(-1)
+        for blob in blobs(gap > 0):
+            height, width = blob.shape
+            down, right = np.nonzero(blob)
+            # the soft tip of a corner may reach the outermost pixels, a side that is cut off lies along them
+            if max((down == 0).sum(), (right == 0).sum(), (down == height - 1).sum(), (right == width - 1).sum()) > 2:
+                raise Unfindable("a shape is cut off")
+            if blob.sum() < 40:
+                raise Unfindable(f"a shape of {blob.sum()} pixels")
+            if np.quantile(gap[blob], 0.2) < 20:
+                raise Unfindable("a shape that hardly differs from what is under it")
+            inner = after[blob & (gap >= np.quantile(gap[blob], 0.3))].astype(int)
+            if np.abs(inner - np.median(inner, 0)).max(-1).mean() > 25:
+                raise Unfindable("not of one colour: two shapes in one?")
+            counts[kind_of(blob)] += 1
+    return ",".join(str(counts[kind]) for kind in ("circle", "square", "triangle"))
+
+
+# ------------------------------------------------------------------------------------------------------------- jigsaw
+
+
+def jigsaw_truth(sample):
+    "Where each clip lies in the source; the answer is the order of these places."
+    source, clips = source_of(sample), render(sample)
+    assert len({clip.frames.shape for clip in clips}) == 1 and all((clip.times == clips[0].times).all() for clip in clips), "size and times tell nothing"
+    assert clips[0].times[0] == 0 and np.ptp(np.diff(clips[0].times)) < 1e-9
+    length = len(clips[0].frames)
+    starts = [first for first in range(len(source.frames) - length + 1) if first % length == 0]
+    places = []
+    for clip in clips:
+        found = [first for first in starts if np.array_equal(source.frames[first : first + length], clip.frames)]
+        if len(found) != 1:
+            raise Unfindable(f"a clip lies in the source at {found}")
+        places.append(found[0])
+    for one in range(len(clips)):
+        for two in range(one):
+            if visible(clips[one].frames, clips[two].frames).max() == 0:
+                raise Unfindable(f"clips {two + 1} and {one + 1} look alike")
+    return "".join(str(shown + 1) for shown in np.argsort(places))
+
+
+TRUTH = {"grounding": grounding_truth, "counting": counting_truth, "jigsaw": jigsaw_truth}
+
+
+def faults(samples):
+    "What is wrong with samples: a line each."
+    found = []
+    for sample in samples:
+        try:
+            truth = TRUTH[sample.task](sample)
+        except Unfindable as error:
+            found.append(f"{sample.video} {sample.task} {sample.type} {sample.index}: {error}")
+            continue
+        if truth != sample.answer:
+            found.append(f"{sample.video} {sample.task} {sample.type} {sample.index}: says {sample.answer}, shows {truth}")
+    return found
+
+
+def drawn(samples, task, number, seed=0):
+    "So many of a task's samples, at random."
+    chosen = [sample for sample in samples if sample.task == task]
+    rng = np.random.default_rng(seed)
+    return [chosen[place] for place in rng.choice(len(chosen), min(number, len(chosen)), replace=False)]
+
+
+# -------------------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    "Samples of demo videos with the paper's settings, 48 frames each."
+    folder = tmp_path_factory.mktemp("painted")
+    demo_videos(5, folder=folder / "videos", progress=False)
+    build_dataset(folder / "videos", folder / "dataset", "VideoSSR-30K", 60, held_out=0, one_task=False, workers=1, card=False, progress=False)
+    return load_samples(folder / "dataset")
+
+
+@pytest.mark.parametrize("task", sorted(TRUTH))
+def test_answers_are_found_again(painted, task):
+    samples = drawn(painted, task, 12)
+    assert len(samples) == 12 and faults(samples) == []
+
+
+def test_other_perturbations_are_found_again(tmp_path):
+    kinds = ["saturation", "grayscale", "invert", "noise", "blur", "zoom_in", "rotate90", "rotate270", "swap", "shuffle", "stutter_hold"]
+    demo_videos(3, folder=tmp_path / "videos", progress=False)
+    mix = Mix(tuple(MixRow("grounding", kind, "demo") for kind in kinds))
+    build_dataset(tmp_path / "videos", tmp_path / "dataset", mix, 44, held_out=0, one_task=False, workers=1, card=False, progress=False)
+    samples = load_samples(tmp_path / "dataset")
+    assert {sample.type for sample in samples} == set(kinds) and faults(samples) == []
+
+
+def test_wrong_answers_are_caught(painted):
+    wrong = {"grounding": "0.7-1.9", "counting": "9,9,9", "jigsaw": "123465"}
+    for task, answer in wrong.items():
+        sample = drawn(painted, task, 1)[0]
+        assert len(faults([replace(sample, answer=answer)])) == 1
+
+
+def altered(sample, **changes):
+    return replace(sample, recipe={**sample.recipe, **changes})
+
+
+def test_recipes_that_nobody_could_answer_are_caught(painted):
+    count = drawn(painted, "counting", 1)[0]
+    shapes = count.recipe["shapes"]
+    apart = {**shapes[0], "frame": 0, "x": 100, "y": 100, "size": 40, "kind": "circle"}
+    for change in (
+        [{**apart, "size": 4}],  # too small
+        [{**apart, "x": 0}],  # cut off
+        [apart, {**apart, "x": 125, "color": [255 - value for value in apart["color"]], "kind": "square"}],  # one over another
+    ):
+        answer = f"{sum(shape['kind'] == 'circle' for shape in change)},{sum(shape['kind'] == 'square' for shape in change)},0"
+        assert faults([replace(altered(count, shapes=change), answer=answer)]), change
+    ground = next(sample for sample in drawn(painted, "grounding", 24) if sample.type == "mirror")
+    assert "0 frames differ" in faults([altered(ground, start=0, length=0)])[0]
+
+
+@pytest.mark.parametrize(("kind", "corners"), [("circle", 0), ("square", 4), ("triangle", 3)])
+def test_shapes_are_told_apart_at_any_size_and_angle(kind, corners):
+    rng = np.random.default_rng(corners)
+    for size in (12, 15, 25, 60):
+        for _ in range(20):
+            image = Image.new("L", (size * 12, size * 12))
+            turn, middle = rng.uniform(0, 2 * np.pi), size * 6
+            reach = size * 4 * {0: 0.5, 4: 0.7071, 3: 0.6667}[corners]
+            points = [(middle + reach * np.cos(turn + 2 * np.pi * k / (corners or 90)), middle + reach * np.sin(turn + 2 * np.pi * k / (corners or 90))) for k in range(corners or 90)]
+            ImageDraw.Draw(image).polygon(points, fill=255)
+            mask = np.asarray(image.resize((size * 3, size * 3), Image.Resampling.BOX)) > 0
+            assert [kind_of(blob) for blob in blobs(mask)] == [kind]
+
+
+def test_decoding_again_gives_the_same_pixels(real_videos):
+    "Nothing above holds where it does not. FFmpeg's Theora decoder is one that fails with several threads."
+    for path in sorted(real_videos.iterdir()):
+        clips = [read_clip(path) for _ in range(3)]
+        assert all(np.array_equal(clips[0].frames, clip.frames) for clip in clips), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sorted(TRUTH))
+def test_of_200_samples_of_real_clips_none_is_wrong(task, real_dataset):
+    samples = drawn(real_dataset, task, 200, seed=int(os.environ.get("VIDEOSSR_TEST_SEED", 1)))
+    assert len(samples) == 200
+    found = faults(samples)
+    print(f"\n{task}: {len(samples)} samples of {len({sample.video for sample in samples})} videos, {len(found)} at fault")
+    assert found == []
+
+
+@pytest.fixture(scope="session")
+def real_dataset(real_videos, tmp_path_factory):
+    "The dataset that VIDEOSSR_TEST_DATASET names, or one of 2,000 samples of the real clips, all tasks on all videos."
+    if folder := os.environ.get("VIDEOSSR_TEST_DATASET"):
+        return load_samples(folder, video_dir=real_videos)
+    folder = tmp_path_factory.mktemp("real") / "dataset"
+    build_dataset(real_videos, folder, "VideoSSR-30K", 2000, held_out=0, one_task=False, card=False, progress=False)
+    return load_samples(folder)
