@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -392,3 +393,9 @@ def test_groups_stay_whole():
     for part in parts:
         assert (part["group"].view(-1, 3) == part["group"].view(-1, 3)[:, :1]).all()
         assert (part["value"] // 3 == part["group"]).all() and part["count"] == 3 and part["name"] == "x"
+
+
+def test_a_system_prompt_that_a_row_brings_is_in_the_prompt(samples):
+    brought = replace(samples[0], recipe={**samples[0].recipe, "system": "Be brief."})
+    plain, with_system = (POLICY.tokenizer.decode(encode_sample(POLICY, sample).input_ids) for sample in (samples[0], brought))
+    assert "Be brief." in with_system and with_system.endswith(plain[-40:]) and "Be brief." not in plain

@@ -207,7 +207,7 @@ class Prompt:
 
 _VISION = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
 
-# %% ../nbs/40_policy.ipynb #1f2b7dae
+# %% ../nbs/40_policy.ipynb #43004f3b
 def encode(
     processor: Qwen3VLProcessor,
     clips: Sequence[Clip],  # what the model sees, in order
@@ -239,7 +239,7 @@ def encode_sample(
     sample: Sample,  # rendered here
 ) -> Prompt:
     "The prompt of a sample; raises `VideoError` when its video cannot be read."
-    return encode(policy.processor, render(sample), sample.question)
+    return encode(policy.processor, render(sample), sample.question, sample.recipe.get("system"))  # published rows bring a system prompt
 
 # %% ../nbs/40_policy.ipynb #67fb5b09
 def collate(
