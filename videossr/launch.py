@@ -184,22 +184,29 @@ def main(
         print(f"before {overall['before']['mean']:.3f}, after {overall['after']['mean']:.3f}; everything is in {run.folder}")
     return found
 
-# %% ../nbs/54_launch.ipynb #e5d6a992
+# %% ../nbs/54_launch.ipynb #f89b61ca
 def launch(
     run: Run,
     config: str | Path,  # configuration file of accelerate, e.g. environments/accelerate/fsdp2.yaml
+    progress: bool = True,  # a bar that counts GRPO steps
     **environment: str,  # further environment variables of the processes
 ) -> None:
-    "Runs all phases of a run in the processes that the configuration asks for. Raises `RuntimeError` with the end of what they printed."
+    "Runs all phases of a run in several processes, which write to launch.log. Raises `RuntimeError` with its end when they fail."
     if not Path(config).is_file():
         raise FileNotFoundError(f"no accelerate configuration {config}; environments/accelerate has some, `accelerate config` makes one")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "videossr.launch", "--run", str(run.folder)]
-    tail: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}) as process:
-        for line in tqdm(process.stdout, "lines of the processes' output", disable=None):
-            tail = [*tail[-40:], line]
+    output = run.path("launch.log")
+    with output.open("w") as file, tqdm(total=settings_in(run)[0].steps, desc="GRPO", disable=not progress) as bar:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                bar.update(_lines(run.log_path) - bar.n)
+        finally:
+            process.terminate()  # the launcher ends its processes; nothing happens when it is done
     if process.returncode:
-        raise RuntimeError(f"the processes of {config} failed (exit status {process.returncode}):\n{''.join(tail)}")
+        end = output.read_text(errors="replace")[-4000:]
+        raise RuntimeError(f"the processes of {config} failed (exit status {process.returncode}); the end of {output}:\n{end}")
 
 # %% ../nbs/54_launch.ipynb #338a265c
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
