@@ -64,7 +64,7 @@ def place_of(
         raise ValueError(f"the answer {letter!r} is none of the {n} options")
     return place
 
-# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #3f77693b
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #f3f0be31
 TRACKS = ("perception", "comprehension", "adaptation")
 DISCIPLINES = {
     "Art": "Art, Art_Theory, Design, Music",
@@ -76,7 +76,7 @@ DISCIPLINES = {
 }
 _DISCIPLINE_OF = {subject: discipline for discipline, subjects in DISCIPLINES.items() for subject in subjects.split(", ")}
 
-
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #2ce1a63d
 def _counts(
     track: str,
     row: Any,
@@ -90,26 +90,37 @@ def _counts(
     return bool(letter) and (size != "879" if listed else size == "882")
 
 
+def _options_of(row: Mapping[str, Any]) -> list[str]:
+    "The options as the file has them. Raises `ValueError` where they are no list."
+    try:
+        options = as_list(row["options"])
+    except SyntaxError as error:
+        raise ValueError(f"the options {row['options']!r} are no list") from error
+    if isinstance(options, str):
+        raise ValueError(f"the options {options!r} are no list")  # noqa: TRY004
+    return [str(option).strip() for option in options]
+
+
 def _make_mmmu(track: str, row: Mapping[str, Any]) -> Item:
     "A question with options, or one that names its letters in the text only."
     subject = "_".join(row["id"].split("_")[1:-1])
     if subject not in _DISCIPLINE_OF:
         raise ValueError(f"{row['id']}: no subject {subject!r}")
-    discipline, options = _DISCIPLINE_OF[subject], plain_options(as_list(row["options"]))
+    discipline, options = _DISCIPLINE_OF[subject], plain_options(_options_of(row))
     video, groups = f"{discipline}/{row['id']}.mp4", {"track": (track,), "discipline": (discipline,), "subject": (subject,)}
     if not options:
         return inline_choice(f"{row['id']}/{track}", video, row["question"], row["answer"], LETTERS[:4], groups=groups)
     place, labels = place_of(row["answer"], len(options)), tuple(LETTERS[: len(options)])
     return Item(f"{row['id']}/{track}", (video,), row["question"].strip(), place, options, labels, groups=groups)
 
-# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #30227416
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #5afd8254
 def _read_mmmu(source: Source) -> Iterator[Item]:
     "One track after another, from its JSON file or its parquet files."
     for track in TRACKS if source.settings["track"] == "all" else (source.settings["track"],):
 
         def make(number: int, row: Mapping[str, Any], track: str = track) -> Item:
             item = _make_mmmu(track, row)
-            if item.options and item.options != tuple(str(option).strip() for option in as_list(row["options"])):
+            if item.options and item.options != tuple(_options_of(row)):
                 source.notes.append(Note("known defect", item.id, "its options have letters already; they are not doubled"))
             return item
 
@@ -119,7 +130,7 @@ def _read_mmmu(source: Source) -> Iterator[Item]:
                 rows = list(next(iter(rows.values()), {}).values())
             yield from source.items(path, [row for row in rows if _counts(track, row, source.settings["size"])], make)
 
-
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #20d4d3b2
 def official_mmmu(
     item: Item,
 ) -> str:
