@@ -272,7 +272,7 @@ register_benchmark(
     )
 )
 
-# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #b9d2f83e
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #5a6e7e55
 VCR_PROMPT = (
     "The given video consists of multiple short clips, each showing a different segment needed to complete the task: {goal}. \n"
     "These clips are randomly shuffled, and your job is to arrange them in the correct order to complete the task: {goal}. \n"
@@ -308,7 +308,7 @@ def last_order(
     orders = [[int(number) for number in re.findall(r"\d+", chain)] for chain in chains]
     return next((order for order in reversed(orders) if sorted(order) == goal), None)
 
-
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #408fb30c
 def same_order(
     said: Sequence[int],
     item: Item,
