@@ -160,6 +160,11 @@ def test_bad_moments_are_noted(tmp_path):
     assert "v_2 has 2 timestamps and 1 sentences" in questions.notes[1].detail and "duration" in questions.notes[4].detail
 
 
+def test_activitynet_cuts_ends_and_blanks(examples):
+    first, second, _ = load_benchmark("activitynet", examples["activitynet"])
+    assert (first.answer, first.duration, second.question) == (((0.5, 8.0),), 8.0, "It moves to the right.")
+
+
 CHARADES = {
     "charades_sta_test.txt": "TOY 1.0 2.5##it ## turns.\n",
     "charades_test.json": {"TOY": {"duration": 5.0, "timestamps": [[1.0, 2.5]], "sentences": ["it ## turns."]}},
