@@ -177,7 +177,7 @@ class Scorer:
         said = self.read(reply, item)
         return None if said is None else self.grade(said, item)
 
-# %% ../../nbs/55_benchmarks/00_core.ipynb #d1528a2d
+# %% ../../nbs/55_benchmarks/00_core.ipynb #43a88ce4
 def first_character(
     reply: str,
     item: Item,
@@ -197,9 +197,9 @@ LEAD_INS = (
 
 def first_letter(
     letters: str = "ABCD",
-    longest: int = 10,  # words that a reply without any of the letters may have before it counts as no answer
 ) -> Callable[[str, Item], str | None]:
     "A rule that several official scripts share: the usual lead-ins are cut out, then the first of some capital letters, wherever it is."
+    # the scripts also bound the words of a reply without any of the letters; that changes no verdict
 
     def read(reply: str, item: Item) -> str | None:
         text = reply.strip()
@@ -288,7 +288,7 @@ def mean_over(
 
     return metric
 
-# %% ../../nbs/55_benchmarks/00_core.ipynb #71aadbdd
+# %% ../../nbs/55_benchmarks/00_core.ipynb #74c24999
 @dataclass(frozen=True)
 class Note:
     "Something about a row or a file that one should know."
@@ -300,8 +300,11 @@ class Note:
 def as_list(
     text: Any,  # a list, or the text of one
 ) -> Any:
-    "A list that a file may hold as text."
-    return ast.literal_eval(text) if isinstance(text, str) and text.startswith("[") else text
+    "A list that a file may hold as text; raises `ValueError` for a broken one."
+    try:
+        return ast.literal_eval(text) if isinstance(text, str) and text.startswith("[") else text
+    except SyntaxError as error:
+        raise ValueError(f"{text[:60]!r} is no list") from error
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #842cb3b2
 @dataclass
@@ -370,7 +373,7 @@ def _check_item(item: Item) -> None:
     elif not isinstance(item.answer[0], int) and any(not 0 <= start <= end for start, end in item.answer):
         raise ValueError(f"no interval: {item.gold}")
 
-# %% ../../nbs/55_benchmarks/00_core.ipynb #c6e80d61
+# %% ../../nbs/55_benchmarks/00_core.ipynb #82a03d9a
 def choice(
     id: str,
     videos: str | Sequence[str],
@@ -380,7 +383,9 @@ def choice(
     **more: Any,  # further fields of `Item`
 ) -> Item:
     "An item with lettered options, which is what most sets have."
-    texts = tuple(without_letter(option) if _LETTERED.match(option) else option.strip() for option in options)
+    own = [_LETTERED.match(option) for option in options]
+    runs = all(own) and [found[1] or found[2] for found in own] == list(LETTERS[: len(own)])  # "(A) and (B)" may be an option's text
+    texts = tuple(without_letter(option) if runs else option.strip() for option in options)
     place = answer if isinstance(answer, int) else index_of(answer, texts)
     labels = tuple(LETTERS[: len(texts)])
     return Item(id, (videos,) if isinstance(videos, str) else tuple(videos), question.strip(), place, texts, labels, **more)

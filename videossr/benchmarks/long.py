@@ -33,7 +33,7 @@ from videossr.benchmarks.core import (
 # %% auto #0
 __all__ = ['videomme', 'lvbench', 'longvideobench', 'cgbench', 'letter_suffix', 'bracketed_letter', 'read_cgbench']
 
-# %% ../../nbs/55_benchmarks/02_long.ipynb #3101c93f
+# %% ../../nbs/55_benchmarks/02_long.ipynb #f15e93d3
 _DOMAINS = {"Knowledge": 810, "Life Record": 630, "Sports Competition": 450, "Film & Television": 360, "Artistic Performance": 360, "Multilingual": 90}
 _MME_KEYS = {"duration": "duration", "domain": "domain", "sub_category": "sub-category", "task_type": "task type"}
 
@@ -43,7 +43,7 @@ def _read_videomme(source: Source) -> Iterator[Item]:
 
         def make(number: int, row: dict[str, Any]) -> Item:
             groups = {title: (str(row[key]),) for key, title in _MME_KEYS.items() if row.get(key)}
-            return choice(row["question_id"], row["videoID"], row["question"], as_list(row["options"]), row["answer"].strip(), groups=groups)
+            return choice(row["question_id"], row["videoID"], row["question"], as_list(row["options"]), LETTERS.index(row["answer"].strip()), groups=groups)
 
         yield from source.items(path, source.rows(path), make)
 
