@@ -2,5 +2,7 @@
 
 from videossr.viewers.anomaly import AnomalyViewer
 from videossr.viewers.core import Reel, Viewer, pack
+from videossr.viewers.counting import CountingViewer
+from videossr.viewers.jigsaw import JigsawBoard
 
-__all__ = ["AnomalyViewer", "Reel", "Viewer", "pack"]
+__all__ = ["AnomalyViewer", "CountingViewer", "JigsawBoard", "Reel", "Viewer", "pack"]
