@@ -21,6 +21,7 @@ video = shutil.copy(demo_videos(1)[0], Path(tempfile.mkdtemp()) / "<b onclick=wi
 def watched(viewer, names, **values):
     "What Python holds, and a button with which Python sets traits."
     said, press = ipywidgets.Label(), ipywidgets.Button(description="set from Python")
+    said.add_class("python-says")
     def tell(change=None):
         said.value = repr({{name: getattr(viewer, name) for name in names.split()}})
     viewer.observe(tell)
@@ -61,12 +62,12 @@ def viewer(page, number):
 
 
 def told(page, number):
-    return page.locator(".widget-label").nth(number).inner_text()
+    return page.locator(".python-says").nth(number).inner_text()
 
 
 def until(page, number, text):
     "Waits until Python holds something."
-    page.wait_for_function("([number, text]) => document.querySelectorAll('.widget-label')[number].innerText.includes(text)", arg=[number, text], timeout=10_000)
+    page.wait_for_function("([number, text]) => document.querySelectorAll('.python-says')[number].innerText.includes(text)", arg=[number, text], timeout=10_000)
 
 
 def pixels(found):
