@@ -133,7 +133,7 @@ def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[st
             found[record.id] = record
             bar.update()
 
-# %% ../nbs/52_evaluate.ipynb #0eab566e
+# %% ../nbs/52_evaluate.ipynb #9ff7623d
 def evaluate(
     policy: Policy | Backend,  # who is asked
     samples: Sequence[Sample],  # all get a record
@@ -145,6 +145,7 @@ def evaluate(
     max_new_tokens: int = 32,  # longest reply; of a policy, not of a backend
     resume: bool = True,  # keep the records that the file already holds; False starts anew
     retry_failed: bool = False,  # ask again where the file holds an error
+    grade: Callable[[Sample, str], Mapping[str, Any]] | None = None,  # reads and scores a reply, see `make_record`; None: the task's reward
     together: bool = False,  # share the questions among the processes of `accelerate launch`, all of which must call this
     progress: bool = True,  # a progress bar
     answer: Callable[..., list[list[str]]] = generate_answers,  # anything else that answers like it
@@ -165,7 +166,7 @@ def evaluate(
     own, mine = _share(path, todo, world)
     old = len(samples) - len(todo)
     with tqdm(total=old + len(mine), initial=old, desc=name, disable=not progress) as bar:
-        _ask(backend, mine, own, found, {"name": name, "parse": parse}, bar)
+        _ask(backend, mine, own, found, {"name": name, "parse": parse, "grade": grade}, bar)
     if world is not None:
         found = _joined(path, name, parse, world)
     return [found[sample_id(sample)] for sample in samples]

@@ -172,17 +172,18 @@ def load_policy(
         raise ValueError(f"{name} is a {type(model).__name__}; videossr trains models of the Qwen-VL family, for example Qwen3-VL")
     return Policy(model.to(device).eval(), processor)
 
-# %% ../nbs/40_policy.ipynb #d86dc8f0
+# %% ../nbs/40_policy.ipynb #6fbc6105
 def messages(
     question: str,  # the prompt's text
     n_clips: int = 1,  # number of videos shown
     system: str | None = None,  # system prompt, if any
     times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
+    label: str = "Clip",  # what the question calls the videos
 ) -> list[dict[str, Any]]:
     "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
     parts: list[dict[str, str]] = []
     for number in range(n_clips):
-        parts += [{"type": "text", "text": f"Clip {number + 1}: "}] * (n_clips > 1)
+        parts += [{"type": "text", "text": f"{label} {number + 1}: "}] * (n_clips > 1)
         if times is None:
             parts.append({"type": "video"})
         else:
@@ -207,7 +208,7 @@ class Prompt:
 
 _VISION = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
 
-# %% ../nbs/40_policy.ipynb #43004f3b
+# %% ../nbs/40_policy.ipynb #96e39fd4
 def encode(
     processor: Qwen3VLProcessor,
     clips: Sequence[Clip],  # what the model sees, in order
@@ -215,10 +216,11 @@ def encode(
     system: str | None = None,  # system prompt, if any
     *,
     as_images: bool = False,  # each frame as an image with its time before it, for what cannot take videos
+    label: str = "Clip",  # what the question calls the videos, where there are several
 ) -> Prompt:
     "Clips and question as model inputs, with the clips' own times in the text."
     times = [clip.times.tolist() for clip in clips]
-    talk = messages(question, len(clips), system, times if as_images else None)
+    talk = messages(question, len(clips), system, times if as_images else None, label)
     text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     if as_images:
         images = [np.array(frame) for clip in clips for frame in clip.frames]

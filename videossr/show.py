@@ -269,13 +269,13 @@ def _show_counting(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, s
         lines.append(f"prediction:  {_counts(predicted)}")
     return filmstrip(clips[0], n=max(n, len(marks)), marks=marks, title=told[0], caption="\n".join(lines))
 
-# %% ../nbs/02_show.ipynb #92d165a0
+# %% ../nbs/02_show.ipynb #fba79745
 def _place(order: str | None, position: int) -> str:
     "Where an answer such as '312' puts the clip shown at `position` (1-based)."
     return str(order.index(str(position)) + 1) if order and str(position) in order else "-"
 
 
-def _show_jigsaw(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
+def _show_clips(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
     order = None if predicted is None else "".join(map(str, predicted))
     title, caption = _wrap(told[0]), _wrap(told[1])
     n = min(n, max(clip.n_frames for clip in clips))
@@ -285,6 +285,7 @@ def _show_jigsaw(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str
     head, gap = 0.08 + 0.18 * len(title.splitlines()) + 0.2, 0.06
     figure = _picture(_WIDTH, head + len(clips) * (row + gap) + 0.12 + 0.18 * len(caption.splitlines()))
     columns = {"truth": ("true place", sample.answer)} | ({"prediction": ("predicted", order)} if order else {})
+    columns = columns if sample.task == "jigsaw" else {}  # the answer of another task need not be an order
     _write_title(figure, title)
     for column, (name, (label, _)) in enumerate(columns.items()):
         _write(figure, _LEFT + width + 0.55 + 0.9 * column, head - 0.2, label, fontsize=8.5, color=color_of(name), ha="center")
@@ -299,7 +300,7 @@ def _show_jigsaw(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str
     _write(figure, 0.1, head + len(clips) * (row + gap) + 0.05, caption)
     return figure
 
-# %% ../nbs/02_show.ipynb #339e53fb
+# %% ../nbs/02_show.ipynb #e93b7e8d
 def show_sample(
     sample: SampleLike,  # task, type, question, answer and recipe
     clips: Sequence[Clip],  # as rendered: what the model sees
@@ -315,7 +316,7 @@ def show_sample(
     told = _told(sample, reply, reward)
     draw = {"grounding": _show_grounding, "counting": _show_counting}.get(sample.task)
     if draw is None and len(clips) > 1:
-        draw = _show_jigsaw
+        draw = _show_clips
     return draw(sample, clips, told, predicted, n) if draw else filmstrip(clips[0], n=n, title=told[0], caption=told[1])
 
 # %% ../nbs/02_show.ipynb #ff75687a
