@@ -1,0 +1,8 @@
+"""Widgets for JupyterLab: play a sample, answer it yourself, and see what a model said beside the truth."""
+
+from videossr.viewers.anomaly import AnomalyViewer
+from videossr.viewers.core import Reel, Viewer, pack
+from videossr.viewers.counting import CountingViewer
+from videossr.viewers.jigsaw import JigsawBoard
+
+__all__ = ["AnomalyViewer", "CountingViewer", "JigsawBoard", "Reel", "Viewer", "pack"]
