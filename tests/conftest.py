@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from lab import lab, page  # noqa: F401 (fixtures)
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -19,6 +19,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "records", "backends", "viubench", "evaluate", "runs", "launch",
+    "viewers",
 ]  # fmt: skip
 COMMANDS = [
     "pip install -e . && papermill nbs/train.ipynb train-out.ipynb",
