@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
 
 _PARTS = ("samples", "records", "figures", "checkpoints", "tensorboard")  # folders of a run
 
-# %% ../nbs/53_runs.ipynb #5194c131
+# %% ../nbs/53_runs.ipynb #99e8a587
 @dataclass(frozen=True)
 class Run:
     "The folder of a run and the places in it."
@@ -199,7 +199,7 @@ class Run:
         return [json.loads(line) for line in _lines(self.log_path)]
 
     def rollout_rows(self) -> list[dict[str, Any]]:
-        "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, rewards, advantages."
+        "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, parsed (whether each could be read), rewards, advantages."
         return [json.loads(line) for line in _lines(self.rollouts_path)]
 
     def rewind(self, path: Path, step: int) -> None:
@@ -317,7 +317,7 @@ class RunLog(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
 
-# %% ../nbs/53_runs.ipynb #4b3fcf39
+# %% ../nbs/53_runs.ipynb #9a78965f
 class RolloutLog(TrainerCallback):
     "Writes the groups of every `every`-th step to the run's rollouts.jsonl."
 
@@ -325,8 +325,10 @@ class RolloutLog(TrainerCallback):
         self,
         run: Run,
         every: int = 1,  # steps, >= 1
+        parse: str = "paper",  # how replies are read
     ):
-        self.run, self.every, self.trainer = run, every, None  # the trainer is made after its callbacks
+        self.run, self.every, self.parse = run, every, parse
+        self.trainer: VideoGRPOTrainer | None = None  # is made after its callbacks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -337,17 +339,18 @@ class RolloutLog(TrainerCallback):
             return
         groups = self.trainer.rollouts()  # of all processes
         if state.is_world_process_zero:
-            lines = [json.dumps({"step": state.global_step, **_rollout(group)}) + "\n" for group in groups]
+            lines = [json.dumps({"step": state.global_step, **_rollout(group, self.parse)}) + "\n" for group in groups]
             with self.run.rollouts_path.open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
 
 
-def _rollout(group: dict[str, Any]) -> dict[str, Any]:
+def _rollout(group: dict[str, Any], parse: str) -> dict[str, Any]:
     "A group as it is kept, from `VideoGRPOTrainer.rollouts`."
     sample = Sample.from_json(group["sample"])
     about = {"sample": sample_id(sample), "task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer}
     rounded = {name: [round(value, 4) for value in group[name]] for name in ("rewards", "advantages")}
-    return {**about, "replies": group["replies"], **rounded}
+    parsed = [parse_reply(sample.task, reply, sample.answer, parse=parse) is not None for reply in group["replies"]]
+    return {**about, "replies": group["replies"], "parsed": parsed, **rounded}
 
 # %% ../nbs/53_runs.ipynb #aef5bb37
 def grpo_config(
@@ -424,7 +427,7 @@ def _tensorboard(folder: Path) -> Iterator[None]:
     finally:
         os.environ.pop("TENSORBOARD_LOGGING_DIR") if before is None else os.environ.update(TENSORBOARD_LOGGING_DIR=before)
 
-# %% ../nbs/53_runs.ipynb #4c81da21
+# %% ../nbs/53_runs.ipynb #d3698af0
 def train_policy(
     run: Run,
     policy: Policy,  # trained in place
@@ -441,7 +444,7 @@ def train_policy(
     reward = make_reward(strict=settings.strict, parse=settings.parse)
     config = grpo_config(run, settings, seed, **changes)
     check_room(plan_of(run, policy, train, settings, seed), policy)
-    rollouts = RolloutLog(run, settings.rollout_steps)
+    rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
     with _tensorboard(run.path("tensorboard")):
         trainer = VideoGRPOTrainer(
             policy, reward, config, to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts], peft_config=adapters(settings)
