@@ -67,7 +67,7 @@ function paint(canvas, picture, other = null) {
   return context;
 }
 
-/** The frame of every viewer: title, type, file, question, then `children`. Keys typed in it are its own; Ctrl, Alt, Esc, Shift+Enter are not. */
+/** The frame of every viewer: task, type, file, question, then `children`. Keys typed in it are its own, but for Ctrl, Alt, Esc and Shift+Enter. */
 function shell(info, label, ...children) {
   const root = el(
     "section",
@@ -83,15 +83,12 @@ function shell(info, label, ...children) {
     children,
   );
   if (info.color) root.style.setProperty("--vssr-task", `var(--vssr-${info.color})`);
-  // JupyterLab looks for its shortcuts before any listener of ours: the mark has to be there by then.
-  const guard = (event) => {
-    if (!root.contains(event.target)) return;
+  // JupyterLab listens on the document: what stops here is no shortcut of the notebook
+  root.addEventListener("keydown", (event) => {
     const theirs = event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape" || (event.shiftKey && event.key === "Enter");
-    if (theirs) root.removeAttribute("data-lm-suppress-shortcuts");
-    else root.setAttribute("data-lm-suppress-shortcuts", "true");
-  };
-  window.addEventListener("keydown", guard, true);
-  return { root, free: () => window.removeEventListener("keydown", guard, true) };
+    if (!theirs) event.stopPropagation();
+  });
+  return root;
 }
 
 /** A line for a screen reader, which is told of the last text after a short rest. */
