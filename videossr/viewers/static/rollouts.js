@@ -136,7 +136,7 @@ async function render({ model, el: place }) {
     const detail = el("section", { class: "vssr-detail" });
     const inside = el("div", { class: "vssr-inside" });
     const legend = el("div", { class: "vssr-legend" }, el("span", {}, el("i"), "mean reward"), el("span", {}, el("i", { class: "vssr-grey" }), "share of groups with zero variance"));
-    const { root, free } = shell(
+    const root = shell(
       info, "Rollout browser",
       el("div", { class: "vssr-row" }, tasks.node, show.node, sort.node, find.node),
       line.node,
@@ -202,7 +202,9 @@ async function render({ model, el: place }) {
     return () => {
       clearInterval(clock);
       for (const [name, heard] of Object.entries(events)) model.off(name, heard);
-      for (const part of [said, find, { free }, { free: gone }]) part.free();
+      said.free();
+      find.free();
+      gone();
     };
   });
 }
