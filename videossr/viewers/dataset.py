@@ -32,7 +32,7 @@ from .rollouts import fitting_viewer, strip
 # %% auto #0
 __all__ = ['COLUMNS', 'REFUSED', 'SORTS', 'Split', 'splits_of', 'read_split', 'choose_rows', 'DatasetExplorer', 'draw_rows']
 
-# %% ../../nbs/60_viewers/05_dataset.ipynb #810bf56f
+# %% ../../nbs/60_viewers/05_dataset.ipynb #1a299ac0
 COLUMNS = ["task", "type", "video", "question", "answer"]
 REFUSED = ["video", "task", "type", "reason", "detail"]
 
@@ -48,7 +48,7 @@ class Split:
     def words(self) -> dict[str, pd.Series]:
         "For a search: the texts of each row in small letters, by table."
         parts = {"samples": self.table[["video", "question", "answer"]], "refusals": self.refusals[["video", "reason", "detail"]]}
-        return {name: part.fillna("").astype(str).agg("\n".join, axis=1).str.casefold() if len(part) else pd.Series(dtype=str) for name, part in parts.items()}
+        return {name: part.astype(object).fillna("").astype(str).agg("\n".join, axis=1).str.casefold() if len(part) else pd.Series(dtype=str) for name, part in parts.items()}
 
 
 def splits_of(
@@ -65,7 +65,7 @@ def splits_of(
         raise FileNotFoundError(f"no dataset at {path}; give a dataset's or a run's folder, a parquet file or samples")
     return [path.stem]
 
-# %% ../../nbs/60_viewers/05_dataset.ipynb #fac54098
+# %% ../../nbs/60_viewers/05_dataset.ipynb #3ce7463e
 def _table(samples: Sequence[Sample]) -> pd.DataFrame:
     rows = getattr(samples, "rows", None)
     if isinstance(samples, Samples) and isinstance(rows, ShardRows) and set(COLUMNS) <= set(pq.read_schema(rows.files[0]).names):
@@ -84,7 +84,7 @@ def _refusals(folder: Path, split: str) -> pd.DataFrame:
         lost = [row for row in pq.read_table(folder / "videos.parquet").to_pylist() if row["key"] is None]
         tables.append(pd.DataFrame([{"video": row["video"], "task": "", "type": "", "reason": "unreadable video", "detail": row["split"]} for row in lost]))
     found = pd.concat([table.reindex(columns=REFUSED) for table in tables], ignore_index=True) if tables else pd.DataFrame(columns=REFUSED)
-    return found.fillna("").drop_duplicates(ignore_index=True)
+    return found.astype(object).fillna("").drop_duplicates(ignore_index=True)
 
 
 def read_split(
