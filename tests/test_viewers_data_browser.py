@@ -1,6 +1,5 @@
 """RolloutBrowser, DatasetExplorer and LiveView in JupyterLab: used as a reader would, in light and dark, with hostile texts in them."""
 import json
-import time
 
 import nbformat
 import pytest
@@ -19,24 +18,20 @@ explorer
 view = LiveView("live", every=0.2)
 view
 ---
-import time
-for _ in range(80):  # a kernel at work
-    if __import__("pathlib").Path("go-on").exists():
-        break
-    time.sleep(0.25)
-print("done", browser.show, browser.opened)
+import time, pathlib; [time.sleep(0.25) for _ in range(80) if not pathlib.Path("go-on").exists()]; print("done", browser.show, browser.opened)
 """
 
 
 def notebook(path, cells):
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells]), path)
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells], metadata=kernel), path)
 
 
 @pytest.fixture(scope="module")
 def opened(lab, page, tmp_path_factory):
     "The notebook with the three viewers, run up to the cell that keeps the kernel busy."
     address, notebooks = lab
-    place = notebooks / "viewers data"
+    place = notebooks / "viewers-data"
     place.mkdir()
     run_folder(place / "run")
     dataset(place / "data")
@@ -45,7 +40,7 @@ def opened(lab, page, tmp_path_factory):
     notebook(place / "viewers.ipynb", CODE.split("---")[:3])
     pictures = tmp_path_factory.mktemp("pictures")
     page.on("dialog", lambda dialog: pytest.fail(f"a dialog opened: {dialog.message}"))
-    run_all(page, address, "viewers data/viewers.ipynb", pictures / "first.png")
+    run_all(page, address, "viewers-data/viewers.ipynb", pictures / "first.png")
     page.wait_for_selector(".vssr[aria-label='Training run']")
     assert not shown(page)["errors"]
     return page, place, pictures
@@ -76,12 +71,12 @@ def test_rollouts_are_filtered_sorted_and_opened(opened):
     page, _, pictures = opened
     box = part(page, "Rollout browser")
     assert steps(box)[0] == "12"
-    box.get_by_label("First", exact=True).select_option("oldest")
+    box.get_by_label("Sort by", exact=True).select_option("oldest")
     page.wait_for_function("document.querySelector(\".vssr[aria-label='Rollout browser'] .vssr-open\").innerText === '1'")
-    box.get_by_label("Show").select_option("zero variance")
+    box.get_by_label("Show", exact=True).select_option("zero variance")
     box.locator(".vssr-badge").get_by_text("zero variance").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll(\".vssr[aria-label='Rollout browser'] tbody tr\")].every(row => row.innerText.includes('zero variance'))")
-    box.get_by_label("Show").select_option("unreadable")
+    box.get_by_label("Show", exact=True).select_option("unreadable")
     box.locator(".vssr-badge").get_by_text("unreadable").first.wait_for()
     box.locator(".vssr-open").first.focus()
     page.keyboard.press("ArrowDown")
@@ -100,7 +95,7 @@ def test_a_stretch_of_steps_is_chosen_with_the_pointer_and_by_numbers(opened):
     page, *_ = opened
     box = part(page, "Rollout browser")
     box.get_by_role("button", name="Close").click()
-    box.get_by_label("Show").select_option("all")
+    box.get_by_label("Show", exact=True).select_option("all")
     line = box.locator(".vssr-timeline").bounding_box()
     page.mouse.move(line["x"] + 0.55 * line["width"], line["y"] + 20)
     page.mouse.down()
@@ -117,7 +112,7 @@ def test_a_stretch_of_steps_is_chosen_with_the_pointer_and_by_numbers(opened):
 def test_new_rollouts_appear_while_the_run_goes_on(opened):
     page, place, _ = opened
     box = part(page, "Rollout browser")
-    box.get_by_label("First", exact=True).select_option("newest")
+    box.get_by_label("Sort by", exact=True).select_option("newest")
     row = json.loads((place / "run" / "rollouts.jsonl").read_text().splitlines()[-1])
     with (place / "run" / "rollouts.jsonl").open("a") as file:
         file.write(json.dumps({**row, "step": 13}) + "\n")
@@ -128,7 +123,7 @@ def test_rows_of_a_dataset(opened):
     page, _, pictures = opened
     box = part(page, "Dataset explorer")
     total = len(steps(box))
-    box.get_by_label("Task").select_option("jigsaw")
+    box.get_by_label("Task", exact=True).select_option("jigsaw")
     page.wait_for_function("[...document.querySelectorAll(\".vssr[aria-label='Dataset explorer'] tbody .vssr-name\")].every(one => one.innerText === 'jigsaw')")
     assert 0 < len(steps(box)) < total
     box.locator(".vssr-open").first.focus()
@@ -139,15 +134,15 @@ def test_rows_of_a_dataset(opened):
     assert '"read"' in box.locator(".vssr-recipe pre").inner_text()
     box.screenshot(path=pictures / "dataset.png")
     box.get_by_role("button", name="Close", exact=True).last.click()
-    box.get_by_label("Task").select_option("")
-    box.get_by_label("Find").fill("gone")
+    box.get_by_label("Task", exact=True).select_option("")
+    box.get_by_label("Find", exact=True).fill("gone")
     page.wait_for_function("document.querySelectorAll(\".vssr[aria-label='Dataset explorer'] tbody .vssr-open\").length === 1")
     box.locator("tbody .vssr-open").click()
     box.locator(".vssr-note").wait_for()
     assert MARKUP in box.locator(".vssr-note").inner_text()
     box.get_by_text("Refusals", exact=True).click()
     box.get_by_role("table", name="Refusals").wait_for()
-    box.get_by_label("Find").fill("")
+    box.get_by_label("Find", exact=True).fill("")
     page.wait_for_function("document.querySelector(\"table[aria-label='Refusals']\").innerText.includes('still scene')")
     assert MARKUP in box.inner_text()
     nothing_ran(page)

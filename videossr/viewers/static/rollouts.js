@@ -103,7 +103,7 @@ async function render({ model, el: place }) {
     const said = announcer();
     const tasks = picker("Task", (task) => set({ task }));
     const show = picker("Show", (value) => set({ show: value }));
-    const sort = picker("First", (value) => set({ sort: value }));
+    const sort = picker("Sort by", (value) => set({ sort: value }));
     const find = finder("Find", "answer or file", (text) => set({ text }));
     const turner = pager((page) => set({ page }));
     const line = timeline((steps) => set({ steps }));

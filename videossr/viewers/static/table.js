@@ -78,7 +78,7 @@ function pager(go) {
 
 /** A labelled list to choose from: options are texts, or [value, text]. */
 function picker(label, onchange) {
-  const list = el("select", { onchange: () => onchange(list.value) });
+  const list = el("select", { "aria-label": label, onchange: () => onchange(list.value) });
   const node = el("label", { class: "vssr-field" }, el("span", {}, label), list);
   let known = "";
   return {
@@ -95,7 +95,7 @@ function picker(label, onchange) {
 /** A field to type in; `onchange` comes once the typing rests. */
 function finder(label, hint, onchange) {
   let timer = 0;
-  const box = el("input", { type: "search", placeholder: hint, spellcheck: "false", oninput: () => { clearTimeout(timer); timer = setTimeout(() => onchange(box.value), 250); } });
+  const box = el("input", { type: "search", "aria-label": label, placeholder: hint, spellcheck: "false", oninput: () => { clearTimeout(timer); timer = setTimeout(() => onchange(box.value), 250); } });
   return {
     node: el("label", { class: "vssr-field" }, el("span", {}, label), box),
     set: (value) => { if (document.activeElement !== box) box.value = value; },
