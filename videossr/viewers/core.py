@@ -76,7 +76,7 @@ def pack(
             return Reel(b"".join(encoded), tuple(map(len, encoded)), numbered)
     raise ValueError(f"{len(different)} different frames do not fit in {max_bytes} bytes; show fewer frames")
 
-# %% ../../nbs/60_viewers/00_core.ipynb #583b4576
+# %% ../../nbs/60_viewers/00_core.ipynb #0a0dffef
 def static_text(
     name: str,  # e.g. "core.js"
 ) -> str:
@@ -95,8 +95,9 @@ def style(
     *names: str,  # e.g. "anomaly" for anomaly.css, after the shared style
 ) -> str:
     "The style sheet of a viewer: the palette for light and dark themes, the shared part and its own."
-    light = "".join(f"--vssr-{name}: {color};" for name, color in PALETTE.items())
-    dark = "".join(f"--vssr-{name}: color-mix(in srgb, {color} 62%, white);" for name, color in PALETTE.items())
+    roles = {name: color for name, color in PALETTE.items() if name not in ("ink", "faint")}  # these two are the theme's
+    light = "".join(f"--vssr-{name}: {color};" for name, color in roles.items())
+    dark = "".join(f"--vssr-{name}: color-mix(in srgb, {color} 62%, white);" for name, color in roles.items())
     colors = f".vssr {{ {light} }}\nbody[data-jp-theme-light='false'] .vssr {{ {dark} color-scheme: dark; }}\n"
     return colors + "\n".join(static_text(f"{name}.css") for name in ("core", *names))
 
