@@ -44,7 +44,7 @@ async function render({ model, el: place }) {
     const said = announcer();
     const fill = el("div", { class: "vssr-bar-fill" });
     const track = el("div", { class: "vssr-bar-track", role: "progressbar", "aria-label": "Training steps", "aria-valuemin": 0 }, fill);
-    const facts = el("div", { class: "vssr-scores" });
+    const facts = el("div", { class: "vssr-facts" });
     const charts = el("div", { class: "vssr-charts" });
     const legend = el("div", { class: "vssr-keys" }, "Reward of the rollouts, 0 to 1, over the steps. Dashed: blind floor. Grey: share of groups with zero variance.");
     const latest = el("div", {});

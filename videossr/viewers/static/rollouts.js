@@ -148,7 +148,7 @@ async function render({ model, el: place }) {
 
     function redraw() {
       const view = model.get("view"), task = model.get("task"), steps = model.get("steps");
-      root.style.setProperty("--vssr-task", paintOf(view.colors[task]));
+      root.style.setProperty("--vssr-task", task ? paintOf(view.colors[task]) : "var(--vssr-ink)");
       tasks.set([["", "all"], ...view.tasks], task);
       show.set(info.show, model.get("show"));
       sort.set(info.sort, model.get("sort"));
