@@ -50,6 +50,7 @@ function canvasFor(picture, attributes = {}) {
   const canvas = el("canvas", { role: "img", ...attributes });
   canvas.width = picture.width;
   canvas.height = picture.height;
+  canvas.style.setProperty("--vssr-aspect", picture.width / picture.height);
   paint(canvas, picture);
   return canvas;
 }

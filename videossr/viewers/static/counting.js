@@ -71,12 +71,12 @@ async function render({ model, el: place }) {
     const strip = el("div", { class: "vssr-chips", role: "group", "aria-label": "Frames with shapes" }, chips);
     const hint = holding.length ? el("p", { class: "vssr-keys" }, el("kbd", {}, "n"), " and ", el("kbd", {}, "p"), " go to the next and the previous frame with shapes.") : null;
     root.append(
-      el("div", { class: "vssr-stage" }, el("figure", { class: "vssr-overlaid" }, canvas, lines.svg)), play.node, strip, hint ?? "",
+      el("div", { class: "vssr-stage" }, el("figure", {}, el("div", { class: "vssr-overlaid" }, canvas, lines.svg))), play.node, strip, hint ?? "",
       el("div", { class: "vssr-counters", role: "group", "aria-label": "Your counts" }, counters.map((one) => one.node)),
       el("div", { class: "vssr-row" }, truth.node, el("span", { class: "vssr-score" }, el("span", {}, "your reward"), reward, el("span", {}, "strict"), strict)),
       said.node,
     );
-    const table = replyTable(info.rows, (row) => row.value && el("button", { type: "button", onclick: () => keep("counts", row.value) }, "Take"));
+    const table = replyTable(info.rows, (row) => row.value && el("button", { type: "button", "aria-label": `Take the counts of ${row.name}`, onclick: () => keep("counts", row.value) }, "Take"));
     if (table) root.append(table);
     const scored = () => {
       reward.textContent = model.get("reward").toFixed(2);

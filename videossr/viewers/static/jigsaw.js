@@ -129,7 +129,7 @@ async function render({ model, el: place }) {
       beat += 1;
       tiles.forEach((one) => paint(one.canvas, one.frames[beat % one.frames.length]));
     }, 250);
-    const take = (text, digits) => el("button", { type: "button", onclick: () => keep("order", digits) }, text);
+    const take = (text, digits, label = null) => el("button", { type: "button", "aria-label": label, onclick: () => keep("order", digits) }, text);
     const reward = el("b"), strict = el("b"), reading = el("span", { class: "vssr-order" });
     const marks = tick("Mark true places", model.get("show_truth"), (on) => keep("show_truth", on));
     root.append(
@@ -141,7 +141,7 @@ async function render({ model, el: place }) {
         el("span", { class: "vssr-score" }, reading, el("span", {}, "reward"), reward, el("span", {}, "strict"), strict)),
       said.node,
     );
-    const table = replyTable(info.rows, (row) => row.value && take("Take", row.value));
+    const table = replyTable(info.rows, (row) => row.value && take("Take", row.value, `Take the order of ${row.name}`));
     if (table) root.append(table);
     const scored = () => {
       reward.textContent = model.get("reward").toFixed(2);
@@ -150,8 +150,9 @@ async function render({ model, el: place }) {
     };
     const reordered = () => {
       reading.textContent = order();
+      const { picture, digit } = frames()[play.frame];
+      now = digit;
       update();
-      const { picture } = frames()[play.frame];
       paint(big, picture);
     };
     const marked = () => { marks.set(model.get("show_truth")); update(); };
