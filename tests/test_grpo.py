@@ -337,6 +337,9 @@ def test_refill_replaces_silent_groups(start, samples, tmp_path):
     batch = trainer._prepare_inputs(rows)
     assert len(batch["silent"]) == 24 and batch["silent"].sum() == 0, "six draws a turn, a third of them silent"
     assert trainer._metrics["train"]["refilled"][0] == 2
+    sampled = trainer.rollouts()
+    assert len(sampled) == 6 + sum(trainer._metrics["train"]["refilled"]), "also those that were replaced"
+    assert not trainer.rollouts()
     for group, prompt in enumerate(batch["encoded"]):
         for row in (batch["group"] == group).nonzero()[:, 0].tolist():
             real = batch["prompt_ids"][row][-len(prompt) :]

@@ -99,6 +99,7 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, env
         assert torch.equal(weight, found[name]), name
     assert [row["step"] for row in run.log_rows()] == list(range(1, SMALL["steps"] + 1))
     assert [row["reward"] for row in run.log_rows()] == [row["reward"] for row in runs.Run(whole).log_rows()]
+    assert run.rollout_rows() == runs.Run(whole).rollout_rows() and len(run.rollout_rows()) == SMALL["steps"] * SMALL["groups"]
     for stage in ("before", "after"):
         records, others = (read_records(place / "records" / f"{stage}.jsonl") for place in (folder, whole))
         assert [(record.id, record.reply) for record in records] == [(record.id, record.reply) for record in others]
@@ -261,6 +262,7 @@ def test_a_run_in_two_processes(recipe, environment, tmp_path, rank):
     run = runs.Run(tmp_path / "run")
     held_out = load_samples(run.path("samples", "held_out.parquet"))
     assert [row["step"] for row in run.log_rows()] == [1, 2]
+    assert [group["step"] for group in run.rollout_rows()] == [1, 1, 2, 2], "one line a group, whichever process sampled it"
     for stage in ("before", "after"):
         assert len(read_records(run.path("records", f"{stage}.jsonl"))) == len(held_out) == SMALL["n_held_out"]
     assert load_policy(run.path("checkpoints", "final"), device="cpu").n_parameters == load_policy(run.path("checkpoints", "start"), device="cpu").n_parameters

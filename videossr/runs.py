@@ -35,10 +35,10 @@ from .tasks import Sample, render
 
 # %% auto #0
 __all__ = ['PRESETS', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'Run', 'environment', 'make_data',
-           'make_policy', 'RunLog', 'grpo_config', 'adapters', 'plan_of', 'check_room', 'train_policy', 'floors_of',
-           'finish', 'draw_run', 'draw_answers']
+           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of', 'check_room', 'train_policy',
+           'floors_of', 'finish', 'draw_run', 'draw_answers']
 
-# %% ../nbs/53_runs.ipynb #b76c87b9
+# %% ../nbs/53_runs.ipynb #673d9cf4
 @dataclass(frozen=True)
 class TrainSettings:
     "All there is to decide about a training run."
@@ -62,6 +62,7 @@ class TrainSettings:
     lora_rank: int = 0  # of adapters; 0: all weights are trained
     optim: str = "adamw_torch_fused"  # optimiser by its name in transformers, e.g. paged_adamw_8bit
     save_steps: int = 100  # GRPO steps between checkpoints; an interrupted run goes on from the last one
+    rollout_steps: int = 1  # GRPO steps from one whose rollouts are kept to the next; a larger number keeps rollouts.jsonl small
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
 
 
@@ -69,7 +70,7 @@ PRESETS: dict[str, TrainSettings] = {
     "demo": TrainSettings(),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
-        groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, save_steps=25, grpo="paper",
+        groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, save_steps=25, rollout_steps=10, grpo="paper",
     ),
 }  # fmt: skip
 
@@ -104,7 +105,7 @@ def settings_of(
                 raise ValueError(f"{name} should be a number, not {value!r}") from error
     return train_settings(parameters.get("preset") or "demo", **given)
 
-# %% ../nbs/53_runs.ipynb #0362e6de
+# %% ../nbs/53_runs.ipynb #5849d2c7
 def write_whole(
     path: Path,
     text: str,
@@ -115,9 +116,15 @@ def write_whole(
     os.replace(partial, path)
 
 
+def _lines(path: Path) -> list[str]:
+    "The finished lines of a file; none where there is no file."
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text.split("\n")[:-1]  # what follows the last line end was not written to its end
+
+
 _PARTS = ("samples", "records", "figures", "checkpoints", "tensorboard")  # folders of a run
 
-# %% ../nbs/53_runs.ipynb #b745da35
+# %% ../nbs/53_runs.ipynb #99e8a587
 @dataclass(frozen=True)
 class Run:
     "The folder of a run and the places in it."
@@ -153,6 +160,7 @@ class Run:
         before = self.read_json("config.json")
         if before is None:
             return
+        before = {**asdict(TrainSettings()), **before}  # a setting younger than the run had its default
         now = json.loads(json.dumps(config, default=str))
         other = [f"{name} is {before.get(name)!r} there, {now.get(name)!r} here" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if other:
@@ -161,13 +169,18 @@ class Run:
     def _clear(self) -> None:
         for name in _PARTS:
             shutil.rmtree(self.path(name), ignore_errors=True)
-        for path in (self.log_path, self.path("results.json"), self.path("config.json")):
+        for path in (self.log_path, self.rollouts_path, self.path("results.json"), self.path("config.json")):
             path.unlink(missing_ok=True)
 
     @property
     def log_path(self) -> Path:
         "One JSON line a training step."
         return self.folder / "log.jsonl"
+
+    @property
+    def rollouts_path(self) -> Path:
+        "One JSON line a group of rollouts."
+        return self.folder / "rollouts.jsonl"
 
     def path(self, *parts: str) -> Path:
         "A place in the folder, e.g. `path('records', 'after.jsonl')`."
@@ -183,9 +196,16 @@ class Run:
 
     def log_rows(self) -> list[dict[str, Any]]:
         "The rows of the log; empty before training. A line that a kill cut short is left out."
-        text = self.log_path.read_text(encoding="utf-8") if self.log_path.exists() else ""
-        lines = text.split("\n")[:-1]  # what follows the last line end was not written to its end
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in _lines(self.log_path)]
+
+    def rollout_rows(self) -> list[dict[str, Any]]:
+        "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, parsed (whether each could be read), rewards, advantages."
+        return [json.loads(line) for line in _lines(self.rollouts_path)]
+
+    def rewind(self, path: Path, step: int) -> None:
+        "Drops the lines of a file behind a step, and one that a kill cut short."
+        if path.exists():
+            write_whole(path, "".join(f"{line}\n" for line in _lines(path) if json.loads(line)["step"] <= step))
 
     def draw(self, name: str, figure: Figure) -> Figure:
         "Keeps a figure as PNG in the run folder and hands it on."
@@ -269,7 +289,7 @@ def make_policy(
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
     return load_policy(start), run.read_json("warm-start.json")
 
-# %% ../nbs/53_runs.ipynb #3664e5c8
+# %% ../nbs/53_runs.ipynb #f44b5a79
 class RunLog(TrainerCallback):
     "Writes each step's numbers to the run's log and shows reward and speed in a progress bar."
 
@@ -279,8 +299,8 @@ class RunLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        rows = [row for row in self.run.log_rows() if row["step"] <= state.global_step]
-        write_whole(self.run.log_path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.run.rewind(self.run.log_path, state.global_step)
+        rows = self.run.log_rows()
         self.started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="GRPO", disable=not self.progress)
 
@@ -296,6 +316,41 @@ class RunLog(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+# %% ../nbs/53_runs.ipynb #9a78965f
+class RolloutLog(TrainerCallback):
+    "Writes the groups of every `every`-th step to the run's rollouts.jsonl."
+
+    def __init__(
+        self,
+        run: Run,
+        every: int = 1,  # steps, >= 1
+        parse: str = "paper",  # how replies are read
+    ):
+        self.run, self.every, self.parse = run, every, parse
+        self.trainer: VideoGRPOTrainer | None = None  # is made after its callbacks
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.run.rewind(self.run.rollouts_path, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if "reward" not in (logs or {}) or state.global_step % self.every:
+            return
+        groups = self.trainer.rollouts()  # of all processes
+        if state.is_world_process_zero:
+            lines = [json.dumps({"step": state.global_step, **_rollout(group, self.parse)}) + "\n" for group in groups]
+            with self.run.rollouts_path.open("a", encoding="utf-8") as file:
+                file.write("".join(lines))
+
+
+def _rollout(group: dict[str, Any], parse: str) -> dict[str, Any]:
+    "A group as it is kept, from `VideoGRPOTrainer.rollouts`."
+    sample = Sample.from_json(group["sample"])
+    about = {"sample": sample_id(sample), "task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer}
+    rounded = {name: [round(value, 4) for value in group[name]] for name in ("rewards", "advantages")}
+    parsed = [parse_reply(sample.task, reply, sample.answer, parse=parse) is not None for reply in group["replies"]]
+    return {**about, "replies": group["replies"], "parsed": parsed, **rounded}
 
 # %% ../nbs/53_runs.ipynb #aef5bb37
 def grpo_config(
@@ -372,7 +427,7 @@ def _tensorboard(folder: Path) -> Iterator[None]:
     finally:
         os.environ.pop("TENSORBOARD_LOGGING_DIR") if before is None else os.environ.update(TENSORBOARD_LOGGING_DIR=before)
 
-# %% ../nbs/53_runs.ipynb #4517d5b8
+# %% ../nbs/53_runs.ipynb #d3698af0
 def train_policy(
     run: Run,
     policy: Policy,  # trained in place
@@ -389,10 +444,12 @@ def train_policy(
     reward = make_reward(strict=settings.strict, parse=settings.parse)
     config = grpo_config(run, settings, seed, **changes)
     check_room(plan_of(run, policy, train, settings, seed), policy)
+    rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
     with _tensorboard(run.path("tensorboard")):
         trainer = VideoGRPOTrainer(
-            policy, reward, config, to_trl_dataset(train), callbacks=[RunLog(run, progress)], peft_config=adapters(settings)
+            policy, reward, config, to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts], peft_config=adapters(settings)
         )
+        rollouts.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
             trainer.remove_callback(shown)
         trainer.train(resume_from_checkpoint=True)
