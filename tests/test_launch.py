@@ -155,6 +155,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 import videossr.grpo as grpo
 from videossr.data import load_samples, to_trl_dataset
+from videossr.launch import leave
 from videossr.policy import load_policy
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -190,7 +191,7 @@ if trainer.is_world_process_zero():
     kinds = sorted({type(weight).__name__ for weight in trainer.model.parameters()})
     (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "kinds": kinds, "world": trainer.accelerator.num_processes}))
 if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
+    leave()
 """
 
 
