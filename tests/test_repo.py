@@ -18,7 +18,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "records", "backends", "viubench", "evaluate", "runs", "launch",
+    "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "records", "backends", "viubench", "evaluate", "runs", "launch", "sweep",
     "benchmarks", "viewers",
 ]  # fmt: skip
 COMMANDS = [
@@ -351,19 +351,20 @@ def test_readme_opens_with_a_sentence_and_a_picture():
 # ------------------------------------------------------------------------------------------------------------ recipes
 
 
-def train_parameters():
-    "Names, types and defaults of train.ipynb's parameters cell."
-    cell = next(cell for cell in CELLS[ROOT / "nbs" / "train.ipynb"] if "parameters" in cell["metadata"].get("tags", ()))
+def parameters_of(notebook):
+    "Names, types and defaults of a notebook's parameters cell."
+    cell = next(cell for cell in CELLS[ROOT / "nbs" / notebook] if "parameters" in cell["metadata"].get("tags", ()))
     nodes = [node for node in ast.parse(source_of(cell)).body if isinstance(node, ast.AnnAssign)]
     return {node.target.id: (node.annotation.id, ast.literal_eval(node.value)) for node in nodes}
 
 
-def test_parameters_are_typed_and_explained():
-    cell = next(cell for cell in CELLS[ROOT / "nbs" / "train.ipynb"] if "parameters" in cell["metadata"].get("tags", ()))
+@pytest.mark.parametrize("notebook", ["train.ipynb", "ablations.ipynb"])
+def test_parameters_are_typed_and_explained(notebook):
+    cell = next(cell for cell in CELLS[ROOT / "nbs" / notebook] if "parameters" in cell["metadata"].get("tags", ()))
     for line in source_of(cell).splitlines():
         assert re.match(r"\w+: (str|int|float|bool) = .+?  # \S", line), line
     types = {"str": str, "int": int, "float": float, "bool": bool}
-    for name, (kind, value) in train_parameters().items():
+    for name, (kind, value) in parameters_of(notebook).items():
         assert type(value) is types[kind], name
 
 
@@ -373,8 +374,9 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipe(path):
-    "Every recipe is a flat list of train.ipynb's own parameters, of their types, with settings that exist."
-    recipe, known = yaml.safe_load(path.read_text(encoding="utf-8")), train_parameters()
+    "Every recipe is a flat list of the parameters of its notebook, of their types, with settings that exist."
+    notebook = "ablations.ipynb" if path.stem == "ablations" else "train.ipynb"
+    recipe, known = yaml.safe_load(path.read_text(encoding="utf-8")), parameters_of(notebook)
     assert set(recipe) <= set(known)
     types = {"str": str, "int": int, "float": float, "bool": bool}
     for name, value in recipe.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,8 @@ from .tasks import Sample
 
 # %% auto #0
 __all__ = ['LONGEST', 'sample_id', 'Record', 'make_record', 'rescore', 'read_records', 'write_records', 'Journal', 'boot_means',
-           'interval_of', 'clustered_interval', 'score', 'denominators', 'paired', 'compare', 'sign_flip', 'p_values']
+           'interval_of', 'clustered_interval', 'score', 'denominators', 'paired', 'compare', 'sign_flip', 'p_values',
+           'seed_interval']
 
 # %% ../nbs/45_records.ipynb #73d67bb7
 def sample_id(
@@ -203,7 +205,11 @@ class Journal:
 
 # %% ../nbs/45_records.ipynb #6cf58257
 def _student(probability: float, freedom: int) -> float:
-    "Quantile of Student's t by its expansion around the normal quantile; good to 1 % from 3 degrees of freedom on, at 0.975."
+    "Quantile of Student's t: exact for one and two degrees of freedom, else by its expansion around the normal quantile, good to 1 % at 0.975."
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) * math.sqrt(0.5 / (probability * (1 - probability)))
     normal = NormalDist().inv_cdf(probability)
     terms = (
         normal,
@@ -378,3 +384,18 @@ def p_values(
             sums[before[row].video] = sums.get(before[row].video, 0.0) + gain
         found[group] = sign_flip(list(sums.values()), seed=seed)
     return found
+
+# %% ../nbs/45_records.ipynb #2e55e426
+def seed_interval(
+    values: Sequence[float],  # (seeds,) a number for each seed, e.g. its gain
+    *,
+    level: float = 0.95,  # of confidence
+) -> tuple[float, float]:  # low, high; infinite for one seed, which says nothing about others
+    "Interval for the mean over seeds. Raises `ValueError` without values."
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        raise ValueError("no seeds to average over")
+    if len(values) == 1:
+        return -math.inf, math.inf
+    reach = _student(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
