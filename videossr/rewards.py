@@ -492,7 +492,7 @@ def score_reply(
     "The reward of one reply by its task's name. Raises `RewardError` with task and row, whatever went wrong."
     where = f"reward of task {task!r}" + (f", row {row}" if row >= 0 else "")
     if task not in REWARDS:
-        raise RewardError(f"{where}: no such task; known are {', '.join(sorted(REWARDS))}", str(task), row)
+        raise RewardError(f"{where}: no such task; known are {', '.join(sorted(REWARDS))}; import the module that has it, as videossr.beyond", str(task), row)
     try:
         value = float(REWARDS[task](text, answer, strict=strict, parse=parse))
     except Exception as error:

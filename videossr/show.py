@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -317,6 +318,8 @@ def show_sample(
     draw = {"grounding": _show_grounding, "counting": _show_counting}.get(sample.task)
     if draw is None and len(clips) > 1:
         draw = _show_clips
+    elif draw is None and re.fullmatch(r"[\d.]+-[\d.]+", sample.answer):  # another task that asks for an interval
+        draw = _show_grounding
     return draw(sample, clips, told, predicted, n) if draw else filmstrip(clips[0], n=n, title=told[0], caption=told[1])
 
 # %% ../nbs/02_show.ipynb #ff75687a

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ def exported_answer(
 ) -> str:
     "The true answer in the clock of a frame list, which starts at 0 with even steps; other answers than times stay as they are."
     recipe = sample.recipe
-    if sample.task != "grounding" or "frames" in recipe:
+    if not re.fullmatch(r"[\d.]+-[\d.]+", sample.answer) or "frames" in recipe:
         return sample.answer
     if {"start", "length"} <= set(recipe):
         edges = [recipe["start"], recipe["start"] + recipe["length"]]
@@ -177,7 +178,7 @@ _VERL = pa.schema([
                              + [(name, pa.int64()) for name in ("index", "perturbed_frames_count", "start_frame_index")]
                              + [("sampling_fps", pa.float64())])),
 ])  # fmt: skip
-_REWARD = '"The reward of videossr, for a trainer that loads it from a file."\nfrom videossr.rewards import compute_score  # noqa: F401\n'
+_REWARD = '"The reward of videossr, for a trainer that loads it from a file."\nimport videossr.beyond  # noqa: F401\nfrom videossr.rewards import compute_score  # noqa: F401\n'
 
 # %% ../../nbs/30_data/03_export.ipynb #551e99e3
 def _verl_row(sample: Sample, number: int, files: FrameFiles, split: str, system: str) -> dict[str, Any]:
@@ -244,6 +245,7 @@ def export_swift(
 # %% ../../nbs/30_data/03_export.ipynb #95839ca2
 _EASYR1 = pa.schema([("problem", pa.string()), ("answer", pa.string()), ("videos", _STRINGS)])
 _EASYR1_REWARD = '''"The reward of videossr for EasyR1, one input at a time or a batch; a truth is 'task answer'."
+import videossr.beyond  # noqa: F401
 from videossr.rewards import compute_score as score
 
 REWARD_NAME, REWARD_TYPE = "videossr", "batch"

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+import videossr.beyond  # noqa: F401, for the tasks that a mix may name
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..video import VideoError
@@ -183,6 +184,7 @@ class Mix:
 
 # %% ../../nbs/30_data/00_mix.ipynb #f381a98c
 _GROUNDING = ("channel_swap", "mirror", "zoom_out", "rotate180")  # the four best of the paper's figure 6
+_BEYOND = (("backwards", "clip"), ("camera", "motion"), ("patches", "swap"))
 MIXES: dict[str, Mix] = {
     "VideoSSR-30K": Mix((*(MixRow("grounding", type, "train", 1) for type in _GROUNDING), MixRow("jigsaw", "order", "train", 4), MixRow("counting", "shapes", "train", 2))),
     "demo": Mix((
@@ -191,7 +193,9 @@ MIXES: dict[str, Mix] = {
         MixRow("jigsaw", "order", "demo", 2),
         MixRow("counting", "shapes", "demo", 1),
     )),
+    "beyond": Mix(tuple(MixRow(task, type, "demo") for task, type in _BEYOND)),
 }
+MIXES["all-six"] = Mix((*MIXES["demo"].rows, *(MixRow(task, type, "demo", 2) for task, type in _BEYOND)))
 
 
 def get_mix(

@@ -179,7 +179,8 @@ def register(task: Task) -> Task:
 def find_task(name: str) -> Task:
     "The task of that name; raises `ValueError` that lists what there is."
     if name not in TASKS:
-        raise ValueError(f"no task {name!r}; choose from {', '.join(TASKS) or 'none: import videossr.tasks first'}")
+        known = ", ".join(TASKS) or "none: import videossr.tasks first"
+        raise ValueError(f"no task {name!r}; choose from {known}. Others come with the module that has them, as videossr.beyond: import it first")
     return TASKS[name]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #63b32d17
