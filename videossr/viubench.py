@@ -77,7 +77,7 @@ def key_of(
         raise ValueError(f"{record.task} {record.type} is no type of VIUBench; those are {', '.join(types)}")
     return key
 
-# %% ../nbs/50_viubench.ipynb #9a98d141
+# %% ../nbs/50_viubench.ipynb #2bb9f0e3
 def viubench_difficulty(
     key: str,  # of `VIUBENCH`
     reading: Mapping[str, Any],  # of the video, from `Budget.reading`
@@ -91,7 +91,7 @@ def viubench_difficulty(
     dials = {"min_length": low, "max_length": high} if hasattr(level, "min_length") else {}
     return replace(level, **reading, **dials)
 
-
+# %% ../nbs/50_viubench.ipynb #dbc4fbec
 @dataclass(frozen=True)
 class _Job:
     "Questions to make about one video, so that it is decoded once."
