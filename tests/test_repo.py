@@ -18,7 +18,8 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "records", "backends", "viubench", "evaluate", "runs", "launch", "sweep",
+    "video", "demo", "show", "tasks", "rewards", "data", "policy", "grpo", "memory", "adaptive", "records", "backends", "viubench", "evaluate", "runs",
+    "launch", "sweep",
     "benchmarks", "viewers",
 ]  # fmt: skip
 COMMANDS = [
