@@ -255,5 +255,5 @@ def test_off_by_default_and_on_by_a_setting(tmp_path, monkeypatch):
         else:
             assert not run.path("samples", "rungs.json").exists() and len(train) == SMALL["n_train"]
     assert found[""][1] == found["adaptive"][1], "held-out questions are the same, whatever is trained on"
-    with pytest.raises(ValueError, match="choose from adaptive, uniform"):
+    with pytest.raises(ValueError, match="choose from adaptive, adaptive-mix, uniform"):
         curriculum_of(train, rungs, "random")

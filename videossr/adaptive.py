@@ -94,8 +94,8 @@ def mix_ladder(
     rungs = [ladder(row.task, row.difficulty, n) for row in mix.rows]
     return [Mix(tuple(replace(row, difficulty=own[number]) for row, own in zip(mix.rows, rungs, strict=True))) for number in range(n)]
 
-# %% ../nbs/43_adaptive.ipynb #ba1b3691
-KINDS = ("adaptive", "uniform")  # how rungs are chosen
+# %% ../nbs/43_adaptive.ipynb #2aa9ac04
+KINDS = ("adaptive", "adaptive-mix", "uniform")  # values of the setting `adaptive`, but for the empty one
 
 
 def rung_floors(
@@ -113,7 +113,7 @@ def rung_floors(
             floors.setdefault(task, []).append(found[task]["floor"])
     return floors
 
-# %% ../nbs/43_adaptive.ipynb #7930dbd7
+# %% ../nbs/43_adaptive.ipynb #58d87aa0
 @dataclass
 class Staircase:
     "A `Curriculum`: chooses training rows near what the policy can do."
@@ -131,8 +131,8 @@ class Staircase:
     live: dict[str, float] = field(default_factory=dict)  # task -> running share of groups with variance
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"no curriculum {self.kind!r}; choose from {', '.join(KINDS)}")
+        if self.kind not in ("adaptive", "uniform"):
+            raise ValueError(f"no kind {self.kind!r} of staircase; choose from adaptive, uniform")
         self._pool: dict[str, list[list[int]]] = {task: [[] for _ in self.floors[task]] for task in sorted(self.floors)}
         for row, (task, rung) in enumerate(zip(self.tasks, self.rungs, strict=True)):
             self._pool[task][rung].append(row)
@@ -184,18 +184,18 @@ class Staircase:
         shares = {f"share/{task}": share for task, share in self.shares().items()} if self.mix else {}
         return {**({f"dial/{task}": dial for task, dial in self.dials.items()} if self.kind == "adaptive" else {}), **shares}
 
-# %% ../nbs/43_adaptive.ipynb #209b3603
+# %% ../nbs/43_adaptive.ipynb #90db2063
 def curriculum_of(
     samples: Sequence[Sample],  # of all rungs
     rungs: Sequence[int],  # of each sample, from 0
-    kind: str = "adaptive",  # "adaptive", "adaptive-mix" or "uniform"
+    kind: str = "adaptive",  # one of `KINDS`
     strict: bool = False,  # whether rewards are strict
     **dials: Any,  # further fields of `Staircase`
 ) -> Staircase:
     "The curriculum that settings ask for. Raises `ValueError` that lists the kinds, or as `rung_floors`."
     if len(samples) != len(rungs):
         raise ValueError(f"{len(samples)} samples, but rungs of {len(rungs)}; make the samples of the run again")
+    if kind not in KINDS:
+        raise ValueError(f"no curriculum {kind!r}; choose from {', '.join(KINDS)}")
     name = kind.removesuffix("-mix")
-    if name not in KINDS:
-        raise ValueError(f"no curriculum {kind!r}; choose from {', '.join(KINDS)}, or adaptive-mix")
     return Staircase([sample.task for sample in samples], list(rungs), rung_floors(samples, rungs, strict), name, mix=kind != name, **dials)
