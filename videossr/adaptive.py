@@ -113,7 +113,7 @@ def rung_floors(
             floors.setdefault(task, []).append(found[task]["floor"])
     return floors
 
-# %% ../nbs/43_adaptive.ipynb #58d87aa0
+# %% ../nbs/43_adaptive.ipynb #69d4c68e
 @dataclass
 class Staircase:
     "A `Curriculum`: chooses training rows near what the policy can do."
@@ -159,7 +159,7 @@ class Staircase:
         "Takes in what the groups of these rows were rewarded with, in [0, 1], and moves the dials."
         for row, group in zip(rows, rewards, strict=True):
             task, floor = self.tasks[row], self.floors[self.tasks[row]][self.rungs[row]]
-            self.scores[task].append((float(np.mean(group)) - floor) / max(1 - floor, 0.01))
+            self.scores[task].append(float(np.clip((np.mean(group) - floor) / max(1 - floor, 0.01), -1, 1)))
             self.live[task] += 0.05 * ((max(group) - min(group) > 1e-6) - self.live[task])
         for task, scores in self.scores.items():
             if len(scores) >= self.every:
