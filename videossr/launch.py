@@ -49,7 +49,7 @@ def read_parameters(
         raise ValueError(f"no parameter {', '.join(unknown)} in {recipe or 'train.ipynb'}; choose from {', '.join(sorted(known))}")
     return found
 
-# %% ../nbs/54_launch.ipynb #6f6fe75c
+# %% ../nbs/54_launch.ipynb #83155f4e
 def _folder_of(parameters: dict[str, Any]) -> str:
     return parameters.get("output_dir") or f"runs/train-{parameters.get('preset') or 'demo'}-{parameters.get('seed') or 0}"
 
@@ -70,7 +70,7 @@ def settings_in(
     config = run.read_json("config.json")
     if config is None:
         raise FileNotFoundError(f"no run in {run.folder}: it has no config.json")
-    settings = TrainSettings(**{name: config[name] for name in TrainSettings.__dataclass_fields__})
+    settings = TrainSettings(**{name: config[name] for name in TrainSettings.__dataclass_fields__ if name in config})  # younger settings had their default
     tasks = [name.strip() for name in config["tasks"].split(",") if name.strip()]
     return settings, config["seed"], config["video_dir"] or None, tasks or None
 
