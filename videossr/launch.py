@@ -163,7 +163,7 @@ def train_run(
     runs.draw_run(run.folder)
     return found
 
-# %% ../nbs/54_launch.ipynb #c0330b17
+# %% ../nbs/54_launch.ipynb #2a90d529
 def main(
     arguments: Sequence[str] | None = None,  # None: those of the command line
 ) -> dict[str, Any] | None:  # as `train_run`
@@ -175,6 +175,8 @@ def main(
     given = parser.parse_args(arguments)
     try:
         run = Run(Path(given.run)) if given.run else open_together(read_parameters(given.recipe, given.p))
+        if given.run and place()[0] == 0 and run.folder.is_dir():
+            runs.claim_run(run.folder)
         found = train_run(run)
     finally:
         if torch.distributed.is_initialized():

@@ -193,7 +193,7 @@ def _stream(box, path: str):
         raise VideoError(path, f"claims frames of {stream.width}x{stream.height} pixels; more than {_MOST_PIXELS} are not read")
     return stream
 
-# %% ../nbs/00_video.ipynb #daf103ac
+# %% ../nbs/00_video.ipynb #d1c7afac
 def _packets(box, stream) -> Iterator:
     "The stream's packets, up to the end of the file or the place where it breaks off."
     import av
@@ -208,9 +208,9 @@ def _packets(box, stream) -> Iterator:
         if packet.size: yield packet
 
 def _frames_of(packet) -> list:
-    "What a packet decodes to; nothing where it is damaged."
+    "What a packet decodes to; nothing where it is damaged, or where the decoder itself says that it filled gaps by guessing."
     import av
-    try: return packet.decode()
+    try: return [frame for frame in packet.decode() if not frame.is_corrupt]
     except (av.FFmpegError, OSError, ValueError): return []
 
 def _undecodable(packets: int, codec: str) -> str:
@@ -219,7 +219,7 @@ def _undecodable(packets: int, codec: str) -> str:
 def _flushed(stream) -> list:
     "The frames a decoder still holds when the packets are over."
     import av
-    try: return stream.decode(None)
+    try: return [frame for frame in stream.decode(None) if not frame.is_corrupt]
     except (av.FFmpegError, OSError, ValueError): return []
 
 # %% ../nbs/00_video.ipynb #6c53f1a4
@@ -311,25 +311,36 @@ def _on_screen(starts: np.ndarray, instants: np.ndarray) -> np.ndarray:
     "Which frames are on screen at these instants, each once."
     return np.unique(np.searchsorted(starts, instants + _SLACK, side="right") - 1).clip(0)
 
-# %% ../nbs/00_video.ipynb #f60170ed
+# %% ../nbs/00_video.ipynb #810b351c
 class _Distrust(Exception):
     "decord cannot read this file, or not rightly; the message says why."
 
 def _threads() -> int: return min(4, os.cpu_count() or 1)
+
+_log: int | None = None # in a worker: the file that takes what libraries print
+
+def _log_size() -> int: return 0 if _log is None else os.fstat(_log).st_size
+
+def _check_quiet(before: int) -> None:
+    "`_Distrust` if something was printed since: that is how FFmpeg reports damage, which decord does not pass on."
+    if _log_size() > before: raise _Distrust("FFmpeg reported damage on the way")
 
 def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     "Frames (T, H, W, 3) and times (T,) by decord; `_Distrust` rather than a doubtful frame."
     if index.doubt: raise _Distrust(index.doubt)
     try:
         import decord
-        decord.logging.set_level(decord.logging.FATAL)
+        decord.logging.set_level(decord.logging.FATAL if _log is None else decord.logging.ERROR)
+        before = _log_size()
         reader = decord.VideoReader(index.info.path, width=width, height=height, num_threads=_threads(), fault_tol=1e-9)
         starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
         # decord keeps times in single precision
         if len(starts) != len(index.starts) or np.abs(starts - index.starts).max() > _SLACK + 1e-6*index.end:
             raise _Distrust("its frame times differ from the file's")
         chosen = _on_screen(index.starts, instants)
-        return reader.get_batch(chosen).asnumpy(), index.starts[chosen]
+        frames = reader.get_batch(chosen).asnumpy()
+        _check_quiet(before)
+        return frames, index.starts[chosen]
     except _Distrust: raise
     except Exception as error: # decord raises whatever its C++ threw; PyAV gets its turn
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
@@ -406,7 +417,7 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
             if backend == "decord": raise VideoError(path, f"decord cannot be trusted with it ({reason}); leave backend unset") from reason
     return _with_pyav(index, plan, height, width)
 
-# %% ../nbs/00_video.ipynb #1c751f30
+# %% ../nbs/00_video.ipynb #e35b254d
 _SERVE = "from videossr.video import _serve; _serve()"
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
 
@@ -415,6 +426,8 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN) # an interrupt is for the caller, who then ends us
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1) # nothing that a library prints may get between the frames
+    global _log
+    _log = 2
     requests: queue.SimpleQueue = queue.SimpleQueue()
     def listen():
         for line in sys.stdin.buffer: requests.put(line)
