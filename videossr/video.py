@@ -193,7 +193,7 @@ def _stream(box, path: str):
         raise VideoError(path, f"claims frames of {stream.width}x{stream.height} pixels; more than {_MOST_PIXELS} are not read")
     return stream
 
-# %% ../nbs/00_video.ipynb #d1c7afac
+# %% ../nbs/00_video.ipynb #8bed15fb
 def _packets(box, stream) -> Iterator:
     "The stream's packets, up to the end of the file or the place where it breaks off."
     import av
@@ -208,10 +208,10 @@ def _packets(box, stream) -> Iterator:
         if packet.size: yield packet
 
 def _frames_of(packet) -> list:
-    "What a packet decodes to; nothing where it is damaged, or where the decoder itself says that it filled gaps by guessing."
+    "What a packet decodes to; None stands for damage, also for a frame that the decoder says it patched by guessing."
     import av
-    try: return [frame for frame in packet.decode() if not frame.is_corrupt]
-    except (av.FFmpegError, OSError, ValueError): return []
+    try: return [None if frame.is_corrupt else frame for frame in packet.decode()]
+    except (av.FFmpegError, OSError, ValueError): return [None]
 
 def _undecodable(packets: int, codec: str) -> str:
     return f"none of its {packets} pieces of {codec} video could be decoded" if packets else f"its {codec} track holds nothing: the file is cut off or damaged"
@@ -219,7 +219,7 @@ def _undecodable(packets: int, codec: str) -> str:
 def _flushed(stream) -> list:
     "The frames a decoder still holds when the packets are over."
     import av
-    try: return [frame for frame in stream.decode(None) if not frame.is_corrupt]
+    try: return [None if frame.is_corrupt else frame for frame in stream.decode(None)]
     except (av.FFmpegError, OSError, ValueError): return []
 
 # %% ../nbs/00_video.ipynb #6c53f1a4
@@ -266,7 +266,7 @@ def _info(path, box, stream, frame, matrix, starts, tail) -> VideoInfo:
     return VideoInfo(path, True, width, height, aspect, len(starts)/duration, len(starts), duration, stream.codec_context.name,
                      round(math.degrees(math.atan2(b, a))) % 360, box.format.name)
 
-# %% ../nbs/00_video.ipynb #11960d8b
+# %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
 
 def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
@@ -290,8 +290,8 @@ def _index(path: str) -> _Index | VideoInfo:
         for packet in _packets(box, stream):
             packets.append((packet.pts, packet.dts, packet.is_discard, packet.is_keyframe))
             if not packet.is_discard: duration = packet.duration or duration
-            if first is None: first = next(iter(_frames_of(packet)), None)
-        if first is None: first = next(iter(_flushed(stream)), None)
+            if first is None: first = next(filter(None, _frames_of(packet)), None)
+        if first is None: first = next(filter(None, _flushed(stream)), None)
         if first is None: raise VideoError(path, _undecodable(len(packets), stream.codec_context.name))
         unit, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
         matrix = _matrix(first)
@@ -345,7 +345,7 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
     except Exception as error: # decord raises whatever its C++ threw; PyAV gets its turn
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
 
-# %% ../nbs/00_video.ipynb #bb4f11f8
+# %% ../nbs/00_video.ipynb #2809c888
 def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
     "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
     step, zero, now = index.end/len(index.starts), 0.0, None
@@ -364,9 +364,14 @@ def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
             yield now, frame
 
 def _all_frames(box, stream) -> Iterator:
-    "Every frame that can be decoded, the ones the decoder holds back to the end included."
-    for packet in _packets(box, stream): yield from _frames_of(packet)
-    yield from _flushed(stream)
+    "Every frame that can be decoded whole, the ones the decoder holds back to the end included."
+    def decoded():
+        for packet in _packets(box, stream): yield from _frames_of(packet)
+        yield from _flushed(stream)
+    whole = True
+    for frame in decoded():
+        whole = frame is not None and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
+        if whole: yield frame
 
 # %% ../nbs/00_video.ipynb #431667fc
 def _pixels(frame, matrix: tuple, height: int, width: int) -> np.ndarray:
