@@ -19,10 +19,11 @@ def child(job, limit_bytes, log):
         for number in (1, 2):
             os.dup2(log.fileno(), number)
         if limit_bytes is not None:  # no file may grow beyond this: what a full disk looks like to a program
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
         job()
         code = 0
     except BaseException:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # the log is not on that disk
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -79,8 +80,8 @@ class Jobs:
         return self.log.read_text(errors="replace")
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(20)
+        self.process.kill()
+        self.process.communicate()
         self.errors.close()
 
 

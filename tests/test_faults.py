@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from videossr import runs
 from videossr.data import build_dataset, load_samples, save_samples
+from videossr.data.build import load_plan, make_plan, save_plan, write_shard
 from videossr.data.load import FrameCache
 from videossr.demo import demo_videos
 from videossr.evaluate import evaluate
@@ -30,7 +31,7 @@ BUILD = """
 from videossr.data import build_dataset
 
 def job(videos, folder):
-    build_dataset(videos, folder, "demo", 24, held_out=0.25, n_validation=8, shard_size=4, seed=3, workers=2, progress=False)
+    build_dataset(videos, folder, "demo", 24, held_out=0.25, n_validation=8, shard_size=4, seed=3, workers=1, progress=False)
 """
 
 EVALUATE = """
@@ -134,7 +135,8 @@ def built(videos, builds, tmp_path_factory):
     return folder, done["seconds"]
 
 
-@few_or_fifty
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [50])
 def test_builds_killed_at_random(videos, builds, built, tmp_path, faults):
     whole, seconds = built
 
@@ -152,16 +154,22 @@ def test_builds_killed_at_random(videos, builds, built, tmp_path, faults):
     kill_until(builds, faults, 0, lambda turn: {"videos": str(videos), "folder": str(tmp_path / f"{turn}")}, check, finish, seconds * 1.2)
 
 
-def test_a_build_killed_before_its_plan_was_written_begins_anew(videos, built, builds, tmp_path):
+def test_a_build_killed_before_its_plan_was_written_begins_anew(videos, tmp_path):
     "All that there is then is the list of videos, or half of it."
+    plan = make_plan(videos, "demo", {"train": 4})
     for leftover in ("videos.parquet", ".videos.parquet.999999999.part"):
         folder = tmp_path / leftover
         folder.mkdir()
         (folder / leftover).write_bytes(b"PAR1 half of it")
-        assert builds.run(videos=str(videos), folder=str(folder))["code"] == 0, builds.said()
-        assert contents(folder) == contents(built[0])
+        save_plan(plan, folder)
+        assert load_plan(folder).videos == plan.videos
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no dataset"):
+        save_plan(plan, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_builds_on_a_full_disk_go_on_when_there_is_room(videos, built, builds, tmp_path):
     rng, failed = np.random.default_rng(1), 0
     for turn in range(3):
@@ -174,6 +182,7 @@ def test_builds_on_a_full_disk_go_on_when_there_is_room(videos, built, builds, t
     assert failed
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_dataset_at_once(videos, built, tmp_path):
     "They do some work twice and disturb each other in nothing."
     code = BUILD + f"job({str(videos)!r}, {str(tmp_path / 'dataset')!r})"
@@ -187,12 +196,12 @@ def test_two_builds_of_one_dataset_at_once(videos, built, tmp_path):
 
 def test_a_video_that_vanishes_while_a_dataset_is_made_costs_itself(videos, tmp_path):
     shutil.copytree(videos, tmp_path / "videos")
-    plan = build_dataset.__globals__["make_plan"](tmp_path / "videos", "demo", {"train": 12}, seed=3, shard_size=4)
-    build_dataset.__globals__["save_plan"](plan, tmp_path / "dataset")
+    plan = make_plan(tmp_path / "videos", "demo", {"train": 12}, seed=3, shard_size=4)
+    save_plan(plan, tmp_path / "dataset")
     gone = plan.videos["train"][0][1]
     (tmp_path / "videos" / gone).unlink()
     for split, shard in plan.shards():
-        build_dataset.__globals__["write_shard"](plan, tmp_path / "dataset", split, shard)
+        write_shard(plan, tmp_path / "dataset", split, shard)
     samples = load_samples(tmp_path / "dataset")
     assert len(samples) == 12 and not [sample for sample in samples if sample.video.endswith(gone)]
 
@@ -285,7 +294,8 @@ def same_run(folder, whole):
     assert json.loads((Path(folder) / "results.json").read_text())["tasks"] and not list(Path(folder).rglob("*.part"))
 
 
-@few_or_fifty
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [50])
 def test_trainings_killed_at_random(videos, trainings, trained, tmp_path, faults):
     whole, seconds = trained
 
@@ -301,6 +311,7 @@ def test_trainings_killed_at_random(videos, trainings, trained, tmp_path, faults
                lambda arguments: same_run(arguments["folder"], whole), seconds)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_on_a_full_disk_goes_on_when_there_is_room(videos, trainings, trained, tmp_path):
     for number, limit in enumerate((2_000, 60_000)):
         folder = tmp_path / f"{number}"
@@ -310,6 +321,7 @@ def test_training_on_a_full_disk_goes_on_when_there_is_room(videos, trainings, t
         same_run(folder, trained[0])
 
 
+@pytest.mark.slow
 def test_a_video_that_vanishes_from_a_run_is_named_and_the_run_goes_on_when_it_is_back(videos, trainings, trained, tmp_path):
     shutil.copytree(videos, tmp_path / "videos")
     folder, steps = tmp_path / "run", {"folder": str(tmp_path / "run"), "video_dir": str(tmp_path / "videos")}
@@ -323,26 +335,24 @@ def test_a_video_that_vanishes_from_a_run_is_named_and_the_run_goes_on_when_it_i
     assert [row["step"] for row in runs.Run(folder).log_rows()] == list(range(1, 7))
 
 
-def test_two_trainings_in_one_folder(videos, trainings, trained, tmp_path):
+def test_two_trainings_in_one_folder(tmp_path):
     "The second one says who has the folder and leaves it alone; when the first one ends, by a kill too, the folder is free."
-    folder = tmp_path / "run"
-    folder.mkdir()
-    claim_run(folder)
-    try:
-        done = trainings.run(folder=str(folder), video_dir=str(videos))  # a child of this process, which may work on our run
-        assert done["code"] == 0, trainings.said()
-        holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "other")], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-        assert holder.stdout.readline() == "held\n"
-        for more in ({}, {"resume": False}):
-            assert trainings.run(folder=str(tmp_path / "other"), video_dir=str(videos), **more)["code"] == 1
-            assert f"process {holder.pid} on " in trainings.said() and "is at work on the run in" in trainings.said()
-        assert {path.name for path in (tmp_path / "other").iterdir()} == {".lock"}
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate()
-        with (tmp_path / "other" / ".lock").open("a") as file:
-            assert lock_file(file)
-    finally:
-        release_run(folder)
+    folder, settings = tmp_path / "run", runs.train_settings("demo")
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
+    assert holder.stdout.readline() == "held\n"
+    for resume in (True, False):
+        with pytest.raises(RuntimeError, match=f"process {holder.pid} on .* is at work on the run in"):
+            runs.Run.create(folder, settings, 0, resume=resume)
+    assert {path.name for path in folder.iterdir()} == {".lock"}
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert runs.Run.create(folder, settings, 0).folder == folder and claim_run(folder) is False
+    with pytest.raises(ValueError, match="holds another run"):
+        runs.Run.create(folder, settings, 1)
+    release_run(folder)
+    with (folder / ".lock").open("a") as file:
+        assert lock_file(file)
 
 
 HOLD = """
