@@ -47,17 +47,17 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    "Forty questions of each task about eight videos."
-    videos = demo_videos(8, folder=tmp_path_factory.mktemp("videos"), progress=False)
+    "Twenty questions of each task about four videos."
+    videos = demo_videos(4, folder=tmp_path_factory.mktemp("videos"), progress=False)
     found = {}
     for task in sorted(set(TASKS) & set(REWARDS)):
         easiest = "demo" if "demo" in TASKS[task].difficulties else next(iter(TASKS[task].difficulties))
-        for number in range(40):
+        for number in range(20):
             try:
-                found.setdefault(task, []).append(make_sample(task, videos[number % 8], seed=number, difficulty=easiest, donor=videos[(number + 1) % 8]))
+                found.setdefault(task, []).append(make_sample(task, videos[number % 4], seed=number, difficulty=easiest, donor=videos[(number + 1) % 4]))
             except Unsolvable:
                 continue
-    assert all(len(some) >= 10 for some in found.values()) and {"grounding", "counting", "jigsaw"} <= set(found)
+    assert all(len(some) >= 8 for some in found.values()) and {"grounding", "counting", "jigsaw"} <= set(found)
     return found
 
 
@@ -79,7 +79,7 @@ HAIR = 0.01
 @pytest.mark.parametrize("strict", [False, True])
 def test_no_constant_reply_beats_the_floor(samples, strict, parse):
     floors = {task: blind_floor(mine, strict=strict, parse=parse)[task]["floor"] for task, mine in samples.items()}
-    for reply in {*constants(), *(hostile_replies(150, seed=7) if parse == "paper" else hostile_replies(60, seed=8))}:
+    for reply in {*constants(), *(hostile_replies(150, seed=7) if parse == "paper" else hostile_replies(20, seed=8))}:
         for task, mine in samples.items():
             score = float(np.mean([score_reply(task, reply, sample.answer, strict=strict, parse=parse) for sample in mine]))
             assert score <= floors[task] + HAIR, (task, reply[:80], score, floors[task])
