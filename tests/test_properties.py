@@ -188,6 +188,7 @@ def some_samples(videos):
 
 FRESH = """
 import json, sys
+import videossr.beyond
 from test_properties import digest
 from videossr.tasks import Sample, render
 print(json.dumps([digest(render(Sample.from_json(line))) for line in sys.stdin.read().split("\\n")]))
