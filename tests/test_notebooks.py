@@ -229,7 +229,7 @@ def test_real_clips(real_videos, environment, tmp_path):
 
 def test_ablations(environment, tmp_path):
     "Every experiment, with as little of each as shows its pictures and tables."
-    small = {"seeds": "0", "types": "mirror", "sizes": "6", "scaled": "jigsaw", "mix": "demo", "transfer_mix": "demo", "n_train": 8, "n_held_out": 6, "warm_steps": 2,
+    small = {"seeds": "0", "types": "mirror", "sizes": "6", "scaled": "jigsaw", "longer": "", "mix": "demo", "transfer_mix": "demo", "n_train": 8, "n_held_out": 6, "warm_steps": 2,
              "steps": 1, "transfer_steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "max_new_tokens": 3, "experiments": "figure1,figure5,transfer"}  # fmt: skip
     done = papermill(ROOT / "nbs" / "ablations.ipynb", tmp_path / "out.ipynb", {**small, "output_dir": tmp_path / "runs"}, environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -90,7 +90,7 @@ def _refusals(folder: Path, split: str) -> pd.DataFrame:
 def _rows_of(path: Path) -> Samples:
     "A file's samples, each read when it is asked for; `load_samples` would make all of them."
     rows = ShardRows([path])
-    return Samples(rows, _converter(pq.read_schema(path).names, str(path), None))
+    return Samples(rows, _converter(pq.read_schema(path).names, str(path), None, outside=False))
 
 
 def read_split(
