@@ -178,10 +178,10 @@ def digest(clips):
 
 def some_samples(videos):
     "A sample of every task and type, where these videos allow it."
-    for task in sorted(TASKS):
-        for type in TASKS[task].types:
+    for task in sorted(name for name, task in TASKS.items() if type(task).__module__.startswith("videossr.")):  # not what other tests registered
+        for type_ in TASKS[task].types:
             try:
-                yield make_sample(task, videos[0], type=type, seed=5, difficulty=next(iter(TASKS[task].difficulties)), donor=videos[1])
+                yield make_sample(task, videos[0], type=type_, seed=5, difficulty=next(iter(TASKS[task].difficulties)), donor=videos[1])
             except Unsolvable:
                 continue
 
