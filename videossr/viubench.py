@@ -659,7 +659,7 @@ def draw_viubench(
         row = published_rows()[name]
         style = {"color": "white", "markeredgecolor": PALETTE["ink"], "markersize": 5, "zorder": 1}
         axes.plot([row[key] for key in keys], range(len(keys)), mark, label=f"{name} (paper)", **style)
-    blind, label = (floors or {}).get("best") or random_guess(), "best blind player" if floors else "random guess"
+    blind, label = (floors or {}).get("best") or random_guess(), "best blind player (chosen in hindsight)" if floors else "random guess"
     for line, key in enumerate(keys):
         if blind.get(key) is not None:
             axes.plot((blind[key],) * 2, (line - 0.36, line + 0.36), color=PALETTE["ink"], linewidth=1.4, label="_" if line else label)
