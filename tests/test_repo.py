@@ -18,7 +18,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "video", "demo", "show", "tasks", "rewards", "beyond", "data", "policy", "grpo", "memory", "adaptive", "records", "backends", "viubench", "evaluate", "runs",
+    "versions", "video", "demo", "show", "tasks", "rewards", "beyond", "data", "policy", "grpo", "memory", "adaptive", "records", "backends", "viubench", "evaluate", "runs",
     "launch", "sweep",
     "benchmarks", "viewers",
 ]  # fmt: skip

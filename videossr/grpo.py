@@ -19,13 +19,10 @@ from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tqdm.auto import tqdm
-from transformers import AttentionInterface, PreTrainedModel, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import AttentionInterface, PreTrainedModel, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler
 
 from videossr.policy import (
     Policy,
@@ -41,11 +38,20 @@ from videossr.policy import (
 )
 from .rewards import completion_text, videossr_reward
 from .tasks import Sample
+from .versions import advice, must_have, relying_on
 
 # %% auto #0
 __all__ = ['KERNELS', 'group_mask', 'Packing', 'packed_attention', 'attend_packed', 'group_logps', 'plain_logps',
            'borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'replace_groups',
            'last_checkpoint', 'VideoGRPOTrainer']
+
+# %% ../nbs/41_grpo.ipynb #c7d8e9f1
+with relying_on("transformers"):
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+with relying_on("trl"):
+    from trl.models import unwrap_model_for_generation
+    from trl.trainer.utils import RepeatSampler
 
 # %% ../nbs/41_grpo.ipynb #14363975
 def group_mask(
@@ -399,6 +405,20 @@ def _check(args: VideoGRPOConfig, dataset: Dataset | None) -> None:
     if args.save_strategy == "steps" and args.save_steps % steps:
         raise ValueError(f"rollouts serve {steps:g} optimiser steps and are not saved: make save_steps ({args.save_steps}) a multiple of that")
 
+# %% ../nbs/41_grpo.ipynb #a9e2d7b1
+_REPLACED = {
+    "_generate_and_score_completions": ("inputs",),
+    "_tokenize_prompts": ("prompts",),
+    "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
+    "_prepare_inputs": ("generation_batch",),
+    "_compute_loss": ("model", "inputs"),
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+    "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+    "_get_train_sampler": (),
+    "_save_checkpoint": ("model", "trial"),
+}
+must_have("trl", GRPOTrainer, _REPLACED)
+
 # %% ../nbs/41_grpo.ipynb #305c66ed
 class _Encoded(GRPOTrainer):
     "Step one: policy, dataset and batch size are checked, and the policy's model goes to TRL."
@@ -511,6 +531,7 @@ class _Seeing(_Sampling):
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **unused: Any
     ) -> tuple[torch.Tensor, torch.Tensor, None]:  # (rows, R) twice
         "Log-probabilities with the video; called for policy, old policy and reference."
+        self._looked = True
         size, groups = self.group_size, self._rows[:: self.group_size].tolist()
         answers, mask = (part[:, -logits_to_keep:].reshape(-1, size, logits_to_keep) for part in (input_ids, attention_mask))
         live = list(range(len(groups))) if self._live is None else self._live
@@ -537,6 +558,7 @@ class _Seeing(_Sampling):
             return score(model, batch, answers[live], mask[live], self._banned, self.temperature, bonus=self._entropy_bonus_enabled, **options)
 
     _live: list[int] | None = None  # groups of the current loss pass; None: all
+    _looked = False  # whether the current loss pass came by these methods
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         "TRL's loss on these rows' prompts."
@@ -547,10 +569,14 @@ class _Seeing(_Sampling):
             self._live = (~inputs["silent"][:: self.group_size]).nonzero()[:, 0].tolist()
             if self.accelerator.num_processes > 1 and not self._live:
                 self._live = [0]
+        self._looked = False
         try:
-            return super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, inputs)
         finally:
             self._live = None
+        if not self._looked:
+            raise RuntimeError(f"this loss was computed without the video, by other methods than videossr replaces; {advice('trl')}")
+        return loss
 
 # %% ../nbs/41_grpo.ipynb #2fd0d280
 def _stack(first: torch.Tensor, second: torch.Tensor, left: bool) -> torch.Tensor:
@@ -681,6 +707,18 @@ class _EpochSampler(RepeatSampler):
             self.generator.manual_seed(self.seed + self.epoch())
         return super().__iter__()
 
+
+class _AllStepsDone(Exception):
+    "The checkpoint to go on from is at the last step."
+
+
+class _EndBeforeOneTooMany(TrainerCallback):
+    "Stops once the checkpoint is loaded: transformers would look at the number of steps only after one more."
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _AllStepsDone
+
 # %% ../nbs/41_grpo.ipynb #5f8400d4
 class VideoGRPOTrainer(_Grouped):
     "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
@@ -692,7 +730,15 @@ class VideoGRPOTrainer(_Grouped):
             resume_from_checkpoint = str(found) if found else None
         if self.curriculum is not None and resume_from_checkpoint:
             self.curriculum.restore(json.loads(Path(resume_from_checkpoint, "curriculum.json").read_text(encoding="utf-8")))
-        return super().train(resume_from_checkpoint, **kwargs)
+        end = _EndBeforeOneTooMany()
+        self.add_callback(end)
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except _AllStepsDone:
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            return TrainOutput(self.state.global_step, 0.0, {})
+        finally:
+            self.remove_callback(end)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> _EpochSampler:
         plain = super()._get_train_sampler(dataset)

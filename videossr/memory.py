@@ -20,13 +20,16 @@ import psutil
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, DynamicCache, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from .grpo import Packing, VideoGRPOConfig, _token_logps, attend_packed
 from .policy import Policy, Prompt, _next_tokens
+from .versions import relying_on
+
+with relying_on("torch"):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer', 'Workload',

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -36,6 +35,7 @@ from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
 from .show import before_after, reward_curve, show_sample
 from .tasks import Sample, render
+from .versions import installed
 
 # %% auto #0
 __all__ = ['PRESETS', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run', 'Run',
@@ -260,14 +260,8 @@ class Run:
 def environment() -> dict[str, Any]:
     "Versions and hardware, as far as they can change a result."
     packages = ("videossr", "torch", "torchvision", "transformers", "trl", "accelerate", "decord", "av", "numpy")
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {"packages": found, "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
+    return {"packages": {name: installed(name) for name in packages}, "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 # %% ../nbs/53_runs.ipynb #9c068e70
 def make_data(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import importlib
-import importlib.metadata
 import json
 import math
 import os
@@ -36,6 +35,7 @@ from tqdm.auto import tqdm
 from .mix import Mix, MixRow, find_videos, get_mix, save_samples, shuffled_keys, split_keys, sweep, write_table
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
+from ..versions import installed
 from ..video import VideoError
 
 # %% auto #0
@@ -72,15 +72,8 @@ class Plan:
         "The plan as JSON values, without the videos."
         rows = [asdict(row) for row in self.mix.rows]
         settings = {name: getattr(self, name) for name in ("n", "seed", "shard_size", "tries", "one_task", "root")}
-        versions = {name: _version(name) for name in _PACKAGES}
+        versions = {name: installed(name) for name in _PACKAGES}
         return {"format": _FORMAT, "mix": rows, **settings, "versions": versions}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 # %% ../../nbs/30_data/01_build.ipynb #824706a8
 def _expand(videos: str | Path | Iterable[str | Path]) -> list[str]:
