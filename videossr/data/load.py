@@ -249,6 +249,7 @@ class FrameCache:
     max_bytes: int = 20 * 2**30
     hits: int = 0  # of this process
     misses: int = 0  # of this process
+    _free: int = 0  # bytes to write before the next look at the folder
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -286,6 +287,12 @@ class FrameCache:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
+        self._free -= clip.frames.nbytes
+        if self._free <= 0:  # a look at each clip would take longer the more there are
+            self._free = self._make_room() // 8  # others write too
+
+    def _make_room(self) -> int:  # bytes to go until the folder is full
+        "Drops the clips that were not used for longest, where little room is left."
         files = []
         for path in self.folder.glob("*[0-9a-f].npy"):
             try:
@@ -294,12 +301,14 @@ class FrameCache:
                 continue  # another process made room
             files.append((stat.st_mtime_ns, stat.st_size, path))
         total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= self.max_bytes:
-                break
-            path.unlink(missing_ok=True)
-            path.with_name(f"{path.stem}.times.npy").unlink(missing_ok=True)
-            total -= size
+        if total > self.max_bytes * 15 / 16:
+            for _, size, path in sorted(files):
+                if total <= self.max_bytes * 7 / 8:
+                    break
+                path.unlink(missing_ok=True)
+                path.with_name(f"{path.stem}.times.npy").unlink(missing_ok=True)
+                total -= size
+        return self.max_bytes - total
 
 # %% ../../nbs/30_data/02_load.ipynb #acf52b5b
 def use_frame_cache(
