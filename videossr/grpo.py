@@ -35,6 +35,7 @@ from videossr.policy import (
     prompt_positions,
     sample_tokens,
     vision_inputs,
+    whole_weights,
 )
 from .rewards import completion_text, videossr_reward
 from .tasks import Sample
@@ -443,7 +444,8 @@ class _Encoded(GRPOTrainer):
         _check(args, train_dataset)
         self.policy, self._prompts, self._rows = policy, [], torch.empty(0, dtype=torch.long)
         self.curriculum, self._plan = curriculum, []
-        super().__init__(policy.model, reward_funcs, args, train_dataset, processing_class=policy.processor, **kwargs)
+        with whole_weights():  # of the reference
+            super().__init__(policy.model, reward_funcs, args, train_dataset, processing_class=policy.processor, **kwargs)
         self._banned = never_sampled(policy).to(self.accelerator.device)
 
 # %% ../nbs/41_grpo.ipynb #cae6579e

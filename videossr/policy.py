@@ -5,7 +5,9 @@
 # %% ../nbs/40_policy.ipynb #9c11874e
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from .tasks import Sample, render
 from .video import Clip
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'load_policy', 'messages', 'Prompt', 'encode', 'encode_sample', 'collate',
-           'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled', 'sample_tokens', 'generate_answers']
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'load_policy', 'messages', 'Prompt', 'encode',
+           'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled', 'sample_tokens',
+           'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
@@ -149,6 +152,20 @@ def tiny_policy(
     return Policy(model.eval(), processor)
 
 # %% ../nbs/40_policy.ipynb #36ec32e9
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    "Inside, every process loads all weights, whatever `fsdp_cpu_ram_efficient_loading` says."
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    if before is not None:
+        os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
 def load_policy(
     name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder
     *,
@@ -162,9 +179,10 @@ def load_policy(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"revision": revision, "trust_remote_code": False}
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
-        )
+        with whole_weights():
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
+            )
         processor = AutoProcessor.from_pretrained(name, **options)
     except OSError as error:
         raise OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen3-VL on the hub") from error
