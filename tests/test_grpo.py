@@ -1,8 +1,12 @@
 """The trainer: what it relies on in TRL, and that every way of running it gives the same numbers."""
 
 import inspect
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
+from videossr import grpo
 from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.grpo import (
@@ -30,6 +35,7 @@ from videossr.grpo import (
 from videossr.policy import Prompt, collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
 from videossr.rewards import videossr_reward
 from videossr.tasks import make_sample, render
+from videossr.versions import declared
 from videossr.video import Clip
 
 
@@ -65,17 +71,20 @@ def groups_of(policy, n_clips=(1, 6, 2), n_answers=3, length=4):
 
 def test_trl_still_has_what_is_replaced():
     "A release of TRL that renames or reshapes one of these would train with its own code, silently."
-    for name in ("_generate_and_score_completions", "_tokenize_prompts", "_generate_single_turn", "_prepare_inputs", "_compute_loss",
-                 "_calculate_rewards", "_get_per_token_logps_and_entropies"):  # fmt: skip
-        assert callable(getattr(GRPOTrainer, name)), name
+    for name in grpo._REPLACED:
         assert getattr(VideoGRPOTrainer, name).__module__ == "videossr.grpo", name
-    logps = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
-    if "kwargs" not in logps:  # TRL 1.14 hides the parameters behind a decorator
-        assert list(logps)[:6] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
-    single = inspect.signature(GRPOTrainer._generate_single_turn).parameters
-    assert list(single)[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
-    source = inspect.getsource(GRPOTrainer._compute_loss)
-    assert "self._get_per_token_logps_and_entropies(" in source
+    assert {name for one in VideoGRPOTrainer.__mro__ if one.__module__ == "videossr.grpo" for name in vars(one) if name.startswith("_") and not name.endswith("__")
+            and hasattr(GRPOTrainer, name)} - {"_live", "_looked"} == set(grpo._REPLACED)  # fmt: skip
+    assert "self._get_per_token_logps_and_entropies(" in inspect.getsource(GRPOTrainer._compute_loss)
+
+
+@pytest.mark.parametrize("change", ["del trl.GRPOTrainer._compute_loss", "trl.GRPOTrainer._tokenize_prompts = lambda self: None", "del trl.trainer.utils.RepeatSampler"])
+def test_a_release_of_trl_without_it_is_named_at_once(change):
+    code = f"import trl.trainer.utils; trl.GRPOTrainer; {change}; import videossr.grpo"
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 1 and "ImportError: trl" in done.stderr and change.split(".")[-1].split(" =")[0] in done.stderr, done.stderr[-1000:]
+    assert f"pip install 'trl{declared('trl').specifier}'" in done.stderr
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -367,7 +376,7 @@ def test_checkpoints_that_were_not_finished_do_not_count(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10" and last_checkpoint(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("at", [2, 3, 6])
+@pytest.mark.parametrize("at", [2, 3, 6, 8])
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(start, samples, tmp_path, at):
     "Two epochs and more of three steps each; the weights, the log and the optimiser agree to the bit."
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
@@ -379,8 +388,15 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(start, samples, t
     resumed, second = trained(start, samples, tmp_path / "whole", resume=True, **options)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    assert second.state.global_step == 8, "transformers takes one step more after a checkpoint at the last one"
     kept = ("loss", "reward", "entropy", "grad_norm", "tokens/computed")
     assert [[row[name] for name in kept] for row in first.state.log_history[:8]] == [[row[name] for name in kept] for row in second.state.log_history[:8]]
+
+
+def test_a_loss_that_did_not_look_is_refused(start, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, inputs: sum(weight.sum() for weight in model.parameters()))
+    with pytest.raises(RuntimeError, match="computed without the video.*pip install 'trl"):
+        trained(start, samples, tmp_path)
 
 
 def test_rollouts_that_serve_several_steps_are_not_cut_by_a_checkpoint(start, samples, tmp_path):

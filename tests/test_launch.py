@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -105,21 +104,6 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, env
         records, others = (read_records(place / "records" / f"{stage}.jsonl") for place in (folder, whole))
         assert [(record.id, record.reply) for record in records] == [(record.id, record.reply) for record in others]
     assert not list((folder / "checkpoints").glob("*.part"))
-
-
-def test_a_run_killed_between_its_last_step_and_its_end_takes_no_further_step(whole, recipe, environment, tmp_path):
-    "transformers looks at the number of steps only after a step."
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    shutil.rmtree(folder / "checkpoints" / "final")
-    for name in ("results.json", "records/after.jsonl"):
-        (folder / name).unlink()
-    log = runs.Run(folder).log_rows()
-    run_to_end(command(recipe, folder), environment)
-    assert runs.Run(folder).log_rows() == log and not (folder / "checkpoints" / f"checkpoint-{SMALL['steps'] + 1}").exists()
-    assert all(torch.equal(weight, weights_of(folder)[name]) for name, weight in weights_of(whole).items())
-    replies, others = ([(one.id, one.reply) for one in read_records(place / "records" / "after.jsonl")] for place in (folder, whole))
-    assert replies == others
 
 
 @pytest.mark.slow
