@@ -39,8 +39,8 @@ from .versions import installed
 
 # %% auto #0
 __all__ = ['PRESETS', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run', 'Run',
-           'environment', 'make_data', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of',
-           'check_room', 'train_policy', 'floors_of', 'finish', 'draw_run', 'draw_answers']
+           'environment', 'make_train', 'make_data', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters',
+           'plan_of', 'check_room', 'train_policy', 'floors_of', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -264,6 +264,23 @@ def environment() -> dict[str, Any]:
     return {"packages": {name: installed(name) for name in packages}, "python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 # %% ../nbs/53_runs.ipynb #9c068e70
+def make_train(
+    run: Run,
+    settings: TrainSettings,
+    mix: Mix,
+    videos: Sequence[str | Path],  # for training
+    seed: int,
+    progress: bool = True,
+) -> list[dict[str, str]]:  # refusals
+    "Makes the training samples of a run, of each rung of the ladder where its difficulty follows the rewards."
+    mixes = mix_ladder(mix) if settings.adaptive else [mix]
+    made, refusals = zip(*(build_samples(videos, one, settings.n_train, seed, progress=progress) for one in mixes), strict=True)
+    save_samples([*chain(*made)], run.path("samples", "train.parquet"))
+    if settings.adaptive:
+        run.write_json("samples/rungs.json", [rung for rung, samples in enumerate(made) for _ in samples])
+    return [*chain(*refusals)]
+
+# %% ../nbs/53_runs.ipynb #e1f2a3b4
 def make_data(
     run: Run,
     settings: TrainSettings,
@@ -276,15 +293,11 @@ def make_data(
     places, refused = [run.path("samples", f"{name}.parquet") for name in ("train", "held_out")], run.path("samples", "refusals.jsonl")
     if not refused.exists():  # the last file that is written
         videos = demo_videos(progress=progress) if video_dir is None else find_videos(video_dir)
-        mix, refusals = _mix_of(settings, tasks), []
-        sides = split_videos(videos, settings.held_out, seed)
-        for name, place, paths, count in zip(("train", "held_out"), places, sides, (settings.n_train, settings.n_held_out), strict=True):
-            mixes = mix_ladder(mix) if settings.adaptive and name == "train" else [mix]
-            made, left_out = zip(*(build_samples(paths, one, count, seed, progress=progress) for one in mixes), strict=True)
-            save_samples([*chain(*made)], place)
-            refusals += chain(*left_out)
-            if len(mixes) > 1:
-                run.write_json("samples/rungs.json", [rung for rung, samples in enumerate(made) for _ in samples])
+        mix, sides = _mix_of(settings, tasks), split_videos(videos, settings.held_out, seed)
+        refusals = make_train(run, settings, mix, sides[0], seed, progress)
+        held_out, left_out = build_samples(sides[1], mix, settings.n_held_out, seed, progress=progress)
+        save_samples(held_out, places[1])
+        refusals += left_out
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
     refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
     return load_samples(places[0]), load_samples(places[1]), refusals

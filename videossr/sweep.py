@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from . import runs
-from .data import Mix, MixRow, build_samples, load_samples, save_samples
+from .data import Mix, MixRow, load_samples
 from .evaluate import evaluate, read_records
 from .launch import launch, train_run
 from .policy import Policy, generate_answers
@@ -141,8 +141,7 @@ def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
     done = run.path("samples", "refusals.jsonl")  # written last, and so the sign that the rest is there
     if not done.exists():
         videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet"))})
-        samples, _ = build_samples(videos, arm.mix, settings.n_train, seed, progress=False)
-        save_samples(samples, run.path("samples", "train.parquet"))
+        runs.make_train(run, settings, arm.mix, videos, seed, progress=False)
         for parts in (("samples", "held_out.parquet"), ("checkpoints", "start"), ("warm-start.json",), ("records", "before.jsonl")):
             if not run.path(*parts).exists():
                 _copy(base.path(*parts), run.path(*parts))
