@@ -124,6 +124,18 @@ def test_damage_that_only_ffmpeg_notices_is_not_shown(made, tmp_path):
     assert len(off) >= 12 and max(off) < 2, off
 
 
+@pytest.mark.parametrize("box", [b"mvhd", b"tkhd"])
+def test_a_display_matrix_that_is_none_turns_nothing(made, tmp_path, box):
+    "Zero where the width of a pixel should be: no player can draw that."
+    data, path = bytearray(made[0].read_bytes()), tmp_path / "flat.mp4"
+    start = data.index(b"\0\1\0\0", data.index(box) + 32)  # behind what may look like it: rate and volume, or layer
+    data[start : start + 4] = b"\0\0\0\0"
+    path.write_bytes(data)
+    assert probe(path).rotation == 0
+    for backend in PATHS:
+        assert np.abs(read_clip(path, n_frames=4, backend=backend).frames.astype(int) - read_clip(made[0], n_frames=4, backend=backend).frames).mean() < 1
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_probe_believes_no_claim(made, tmp_path, kind):
     "A duration in the header that is not the packets' changes nothing, negative and not a number included."

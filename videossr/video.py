@@ -186,8 +186,7 @@ def _open(path: str):
 def _stream(box, path: str):
     "The picture track that players choose, or None where there is only sound (with or without a cover)."
     stream = box.streams.best("video")
-    role = getattr(stream, "disposition", None) # PyAV before 14.2 does not tell
-    if stream is None or (role and role & type(role).attached_pic): return None
+    if stream is None or stream.disposition & type(stream.disposition).attached_pic: return None
     if stream.codec_context is None: raise VideoError(path, "no decoder for this kind of video in this FFmpeg")
     if stream.width*stream.height > _MOST_PIXELS:
         raise VideoError(path, f"claims frames of {stream.width}x{stream.height} pixels; more than {_MOST_PIXELS} are not read")
@@ -254,7 +253,8 @@ def _matrix(frame) -> tuple:
     # quarter turns only: the larger part of a slanted axis decides
     a, b = (a, 0) if abs(a) >= abs(b) else (0, b)
     c, d = (0, d) if b == 0 else (c, 0)
-    return tuple(int(np.sign(value)) for value in (a, b, c, d))
+    a, b, c, d = (int(np.sign(value)) for value in (a, b, c, d))
+    return (a, b, c, d) if a*d != b*c else (1, 0, 0, 1) # a damaged one turns nothing
 
 def _info(path, box, stream, frame, matrix, starts, tail) -> VideoInfo:
     "The public summary of one walk."
