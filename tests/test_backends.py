@@ -246,6 +246,24 @@ def test_a_server_that_only_fails_is_given_up_without_records(serve, samples, tm
     assert len(server.questions) == len(set(server.questions)) == len(samples), "answered once each"
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_failures_at_the_end_are_whose(serve, samples, tmp_path, lives):
+    "No answer comes after them that would tell, so the server is asked something plain."
+    def act(number, body):
+        if number > 9 and not (lives and len(body["messages"][-1]["content"]) == 1):
+            return 500, {}, b"broken"
+
+    server = serve(act)
+    if lives:
+        faults = [record.fault for record in ask(server, samples, tmp_path / "r.jsonl", retries=0, concurrency=1)]
+        assert sorted(faults) == [""] * 9 + ["server"] * 3
+    else:
+        with pytest.raises(BackendError, match="failed the last 3 questions and then one without pictures: status 500"):
+            ask(server, samples, tmp_path / "r.jsonl", retries=0, concurrency=1)
+        assert len(read_records(tmp_path / "r.jsonl")) == 9
+    assert server.requests == len(samples) + 1
+
+
 def test_a_server_that_dies_half_way(serve, samples, tmp_path):
     "Stops with a reason; started again, it is asked the rest."
     server = serve()
@@ -313,8 +331,9 @@ def test_the_key_does_not_follow_a_redirect(serve, samples, tmp_path, monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     thief = serve()
     server = serve(lambda number, body: (307, {"Location": f"http://127.0.0.1:{thief.port}/v1/chat/completions"}, b""))
-    ask(server, samples[:1], tmp_path / "r.jsonl")
-    assert thief.requests == 0
+    with pytest.raises(BackendError, match="one without pictures: status 307"):
+        ask(server, samples[:1], tmp_path / "r.jsonl")
+    assert thief.requests == 0 and server.requests == 2
 
 
 def test_another_variable_holds_the_key(serve, samples, tmp_path, monkeypatch):

@@ -413,7 +413,15 @@ class Endpoint:
                 yield from ((one, lost.reply) for one, lost in failed if lost.done <= heard.sent)
                 failed = [(one, lost) for one, lost in failed if lost.done > heard.sent]
             yield number, reply
+        if failed and (problem := self._plain_failure()):
+            raise BackendError(f"{self.url} failed the last {len(failed)} questions and then one without pictures: {problem}. Run again to go on")
         yield from ((one, lost.reply) for one, lost in failed)
+
+    def _plain_failure(self) -> str:
+        "What is wrong with the server itself; empty where it answers a line of text."
+        content = json.dumps(self.body((), "Answer with the word yes.")).encode()
+        with _client(self.url, 1) as client:
+            return self._ask(client, threading.Event(), content, "").reply.error
 
     def _replies(self, samples: Sequence[Sample]) -> Iterator[tuple[int, _Heard]]:
         "Replies and failures of all kinds, as they come."
