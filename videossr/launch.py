@@ -221,7 +221,7 @@ def leave() -> None:
     os._exit(0)
 
 
-if __name__ == "__main__" and "ipykernel" not in sys.modules:
+if __name__ == "__main__" and "__file__" in globals():  # a program, not this notebook
     main()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         leave()
