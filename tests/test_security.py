@@ -247,12 +247,15 @@ def sample_of(places):
 def test_a_key_that_a_server_says_back_is_hidden_wherever_it_is_cut(places, tmp_path, monkeypatch, key, told, status):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     body = told.format(key=key, escaped=key.replace("/", "\\/"), quoted=backends.quote(key, safe="")).encode()
-    server = Server(lambda number, request: (status, {}, body))
+    server = Server(lambda number, request: None if len(request["messages"][-1]["content"]) == 1 else (status, {}, body))
     try:
         evaluate(endpoint(server, retries=0), [sample_of(places)], tmp_path / "r.jsonl", name="m", progress=False)
-        text = (tmp_path / "r.jsonl").read_text()
-        assert "<OPENAI_" in text or status == 200  # of a body that is no answer only the beginning is quoted
-        assert not any(key[:size] in text for size in (8, len(key))), text
+        server.act = lambda number, request: (status, {}, body)  # now to a plain line of text, too
+        with pytest.raises(backends.BackendError) as caught:
+            evaluate(endpoint(server, retries=0), [sample_of(places)], tmp_path / "other.jsonl", name="m", progress=False)
+        for text in ((tmp_path / "r.jsonl").read_text(), str(caught.value)):
+            assert "<OPENAI_" in text or status == 200  # of a body that is no answer only the beginning is quoted
+            assert not any(key[:size] in text for size in (8, len(key))), text
     finally:
         server.close()
 
