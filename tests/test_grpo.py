@@ -62,7 +62,7 @@ def groups_of(policy, n_clips=(1, 6, 2), n_answers=3, length=4):
     prompts = []
     for count in n_clips:
         clips = [Clip(rng.integers(0, 256, (4, 32, 64, 3), dtype=np.uint8), np.arange(4) * 0.5) for _ in range(count)]
-        prompts.append(encode(policy.processor, clips, "In which order?" if count > 1 else "When?"))
+        prompts.append(encode(policy, clips, "In which order?" if count > 1 else "When?"))
     generator = torch.Generator().manual_seed(0)
     answers = torch.randint(0, 200, (len(prompts), n_answers, length), generator=generator)
     ends = torch.randint(1, length + 1, (len(prompts), n_answers, 1), generator=generator)
@@ -134,7 +134,7 @@ def test_any_shape_gives_the_log_probabilities_and_gradients_of_the_plain_way(da
     for _ in range(size):
         frames, n_clips = 2 * int(rng.integers(1, 4)), int(rng.integers(1, 7))
         clips = [Clip(rng.integers(0, 256, (frames, 32, 64, 3), dtype=np.uint8), np.arange(frames) * 0.5) for _ in range(n_clips)]
-        prompts.append(encode(policy.processor, clips, "In which order must they be played?"[: int(rng.integers(1, 36))]))
+        prompts.append(encode(policy, clips, "In which order must they be played?"[: int(rng.integers(1, 36))]))
     batch = collate(prompts, policy.tokenizer.pad_token_id)
     answers = torch.from_numpy(rng.integers(0, 200, (size, group, length)))
     mask = torch.arange(length) < torch.from_numpy(rng.integers(1, length + 1, (size, group, 1)))

@@ -212,7 +212,7 @@ class LocalBackend:
                 yield number, Reply(None, str(error), "video")
                 continue
             system = sample.recipe.get("system")
-            prompt = encode(self.policy.processor, clips, sample.question, system, label=sample.recipe.get("label", "Clip"))
+            prompt = encode(self.policy, clips, sample.question, system, label=sample.recipe.get("label", "Clip"))
             waiting[number] = prompt, prompt_hash(clips, sample.question, system)
             n_bytes += prompt.pixel_values_videos.nbytes
             if len(waiting) >= self.window * self.batch_size or n_bytes > self.window_bytes:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +21,12 @@ from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tqdm.auto import tqdm
-from transformers import AttentionInterface, PreTrainedModel, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, TrainerCallback
+from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
+from .families import family_of
 from videossr.policy import (
     Policy,
     Prompt,
@@ -43,8 +46,8 @@ from .versions import advice, must_have, relying_on
 
 # %% auto #0
 __all__ = ['KERNELS', 'group_mask', 'Packing', 'packed_attention', 'attend_packed', 'group_logps', 'plain_logps',
-           'borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'replace_groups',
-           'last_checkpoint', 'VideoGRPOTrainer']
+           'borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps',
+           'replace_groups', 'last_checkpoint', 'VideoGRPOTrainer']
 
 # %% ../nbs/41_grpo.ipynb #c7d8e9f1
 with relying_on("transformers"):
@@ -190,9 +193,19 @@ def _pack(
     before = torch.cat([last, mine[:, :, : length - 1]], 2)
     return row, places[:, real][:, None], before[answer_mask]
 
+# %% ../nbs/41_grpo.ipynb #0c6669df
+def _answer_places(
+    following: torch.Tensor,  # (B, 1) int64, from `prompt_positions`
+    n_answers: int,
+    length: int,  # tokens of the longest answer
+) -> torch.Tensor:  # (3, B, G, R) int64
+    "M-RoPE positions of answers: each goes on behind its prompt as if it were alone."
+    places = following[:, :, None] + torch.arange(length, device=following.device)
+    return places.expand(3, -1, n_answers, -1)
+
 # %% ../nbs/41_grpo.ipynb #46108473
 def group_logps(
-    model: Qwen3VLForConditionalGeneration,
+    model: PreTrainedModel,
     batch: dict[str, torch.Tensor],  # B prompts, from `collate`
     answers: torch.Tensor,  # (B, G, R) int64
     answer_mask: torch.Tensor,  # (B, G, R) 1 for tokens of the answer
@@ -204,10 +217,9 @@ def group_logps(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # log-probabilities and entropies, (B, G, R) float32, 0 where masked
     "Log-probabilities of the answers of each group from one packed pass: each prompt is computed once, and no padding."
     attend_packed(model)
-    answer_mask, (size, n_answers, length) = answer_mask.bool(), answers.shape
+    answer_mask, (_, n_answers, length) = answer_mask.bool(), answers.shape
     positions, following = prompt_positions(_unwrapped(model), batch)
-    places = (following[:, :, None] + torch.arange(length, device=answers.device)).expand(size, n_answers, length)
-    places = torch.cat([positions, places.reshape(1, size, -1).expand(3, -1, -1)], 2)
+    places = torch.cat([positions, _answer_places(following, n_answers, length).flatten(2)], 2)
     row, places, before = _pack(batch, answers, answer_mask, places)
     lengths = tuple(map(tuple, answer_mask.sum(2).tolist()))
     packing = Packing(tuple(batch["attention_mask"].sum(1).tolist()), lengths, kernel, row.device)
@@ -224,6 +236,12 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
 
 # %% ../nbs/41_grpo.ipynb #f70a224b
+_CLIPS = (  # kind of token, patches, and what there is one of for each image or video
+    (1, "pixel_values", ("image_grid_thw",)),
+    (2, "pixel_values_videos", ("video_grid_thw", "second_per_grid_ts")),
+)
+
+
 def _repeated(
     batch: dict[str, torch.Tensor],  # B prompts, from `collate`
     n: int,  # copies of each
@@ -231,20 +249,22 @@ def _repeated(
     "Copies of each prompt and of its frames."
     rows = torch.arange(len(batch["input_ids"])).repeat_interleave(n)
     copies = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    for kind, pixels, grids in ((1, "pixel_values", "image_grid_thw"), (2, "pixel_values_videos", "video_grid_thw")):
+    for kind, pixels, each in _CLIPS:
         if pixels not in batch:
             continue
         slots = (batch["mm_token_type_ids"] == kind).sum(1).cumsum(0)
-        sizes = batch[grids].prod(1)  # patches of each clip
+        sizes = batch[each[0]].prod(1)  # patches of each clip
         owners = torch.searchsorted(slots * (sizes.sum() // slots[-1]), sizes.cumsum(0))  # whose clip it is
-        copies[grids] = torch.cat([batch[grids][owners == row] for row in rows.tolist()])
+        for name in each:
+            if name in batch:
+                copies[name] = torch.cat([batch[name][owners == row] for row in rows.tolist()])
         parts = batch[pixels].split(sizes.tolist())
         copies[pixels] = torch.cat([part for row in rows.tolist() for part, owner in zip(parts, owners.tolist(), strict=True) if owner == row])
     return copies
 
-
+# %% ../nbs/41_grpo.ipynb #75091bb7
 def plain_logps(
-    model: Qwen3VLForConditionalGeneration,
+    model: PreTrainedModel,
     batch: dict[str, torch.Tensor],  # B prompts, from `collate`
     answers: torch.Tensor,  # (B, G, R) int64
     answer_mask: torch.Tensor,  # (B, G, R)
@@ -254,12 +274,14 @@ def plain_logps(
     bonus: bool = False,  # as in `group_logps`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # as `group_logps`
     "The same numbers from G copies of each prompt: what other trainers compute."
-    copies, tail, tail_mask = _repeated(batch, answers.shape[1]), answers.flatten(0, 1), answer_mask.flatten(0, 1)
+    _, n_answers, length = answers.shape
+    copies, tail, tail_mask = _repeated(batch, n_answers), answers.flatten(0, 1), answer_mask.flatten(0, 1)
+    positions, following = prompt_positions(_unwrapped(model), batch)
+    places = torch.cat([positions.repeat_interleave(n_answers, 1), _answer_places(following, n_answers, length).flatten(1, 2)], 2)
     output = model(
         input_ids=torch.cat([copies["input_ids"], tail], 1),
         attention_mask=torch.cat([copies["attention_mask"], tail_mask], 1),
-        mm_token_type_ids=torch.cat([copies["mm_token_type_ids"], torch.zeros_like(tail)], 1),
-        use_cache=False, logits_to_keep=answers.shape[2] + 1, **vision_inputs(copies),
+        position_ids=places, use_cache=False, logits_to_keep=length + 1, **vision_inputs(copies),
     )  # fmt: skip
     found = _token_logps(output.logits[:, :-1], tail, banned, temperature, bonus)
     # A banned token only stands there as padding, with log-probability minus infinity.
@@ -282,9 +304,13 @@ def _alike(samples: Sequence[Sample], sample: Sample) -> list[Sample]:
 
 
 def _tokens_of(policy: Policy, texts: list[str], n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Texts as (n_rows, len(texts) / n_rows, R) tokens with their end, and the mask of what is not padding."
-    rows = [torch.tensor(policy.tokenizer(text)["input_ids"] + end_ids(policy)[:1]) for text in texts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, policy.tokenizer.pad_token_id)
+    "Texts as (n_rows, len(texts) / n_rows, R) tokens with the end of the turn, and the mask of what is not padding."
+    close = "</think>\n\n" if policy.thought else ""  # an opened thought is left empty
+    rows = [torch.tensor(policy.tokenizer(close + text)["input_ids"] + end_ids(policy)[:1]) for text in texts]
+    if barred := {*torch.cat(rows).tolist()} & {*never_sampled(policy).nonzero()[:, 0].tolist()}:
+        names = ", ".join(policy.tokenizer.convert_ids_to_tokens(sorted(barred)))
+        raise ValueError(f"an answer to learn holds {names}, which no answer may hold: see never_sampled and Policy.allowed_tokens")
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, policy.pad_id)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True)
     return tuple(values.view(n_rows, -1, tokens.shape[1]).to(policy.device) for values in (tokens, mask))
 
@@ -302,16 +328,18 @@ def warm_start(
     progress: bool = True,
 ) -> list[float]:  # loss of each step in nats a token
     "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video."
-    rng, banned, pad = np.random.default_rng(seed), never_sampled(policy), policy.tokenizer.pad_token_id
+    rng, banned, pad = np.random.default_rng(seed), never_sampled(policy), policy.pad_id
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, weight_decay=0.0)
     losses: list[float] = []
     policy.model.train()
-    for _ in tqdm(range(steps), "warm start", disable=not progress):
+    for step in tqdm(range(steps), "warm start", disable=not progress):
         rows = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
         texts = [text for row in rows for text in borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng)]
         answers, mask = _tokens_of(policy, texts, len(rows))
         logps, _ = group_logps(policy.model, collate([prompts[row] for row in rows], pad, policy.device), answers, mask, banned)
         loss = -logps.sum() / mask.sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the warm start's loss is {loss.item()} at step {step}: lower learning_rate ({learning_rate:g}), or train float32 weights")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
@@ -420,33 +448,59 @@ _REPLACED = {
 }
 must_have("trl", GRPOTrainer, _REPLACED)
 
+# %% ../nbs/41_grpo.ipynb #2c9c8ee0
+def lost_steps(
+    model: torch.nn.Module,
+    learning_rate: float,  # about the length of a step
+    n_each: int = 100_000,  # weights of each matrix that are looked at, at most
+) -> float:  # 0..1
+    "The share of the trained weights that a step cannot move, because their dtype rounds it away."
+    still, total = 0.0, 0
+    for weight in model.parameters():
+        if not weight.requires_grad or not weight.numel():
+            continue
+        some = weight.detach().flatten()[:: math.ceil(weight.numel() / n_each)]
+        moved = torch.stack([some - learning_rate != some, some + learning_rate != some]).float().mean().item()
+        still, total = still + weight.numel() * (1 - moved), total + weight.numel()
+    return still / max(total, 1)
+
 # %% ../nbs/41_grpo.ipynb #305c66ed
 class _Encoded(GRPOTrainer):
     "Step one: policy, dataset and batch size are checked, and the policy's model goes to TRL."
 
     def __init__(
         self,
-        model: Policy | PreTrainedModel | str,  # trained in place; a name or folder is loaded with `load_policy`
+        model: Policy | PreTrainedModel | str | Path,  # trained in place; a name or folder goes to `load_policy`, with `args.model_init_kwargs`
         reward_funcs: Callable | list[Callable] = videossr_reward,
         args: VideoGRPOConfig | None = None,
         train_dataset: Dataset | None = None,  # from `videossr.data.to_trl_dataset`
         *,
-        processing_class: Qwen3VLProcessor | None = None,  # of a model that is not a `Policy`
+        processing_class: ProcessorMixin | None = None,  # of a model that is not a `Policy`
         curriculum: Curriculum | None = None,  # chooses the prompts; None: each epoch takes all rows in a random order
         **kwargs: Any,  # handed to `trl.GRPOTrainer`, e.g. callbacks, peft_config, optimizers
     ):
         args = args or VideoGRPOConfig("video-grpo")
-        policy = load_policy(model) if isinstance(model, str) else model
+        wishes = args.model_init_kwargs or {}
+        if wishes and not isinstance(model, (str, Path)):
+            raise ValueError(f"model_init_kwargs ({', '.join(wishes)}) are for a model that is given by name; load_policy(name, **model_init_kwargs) takes them")
+        policy = load_policy(model, **wishes) if isinstance(model, (str, Path)) else model
         if not isinstance(policy, Policy):
             if processing_class is None:
                 raise ValueError("give the model's processor as processing_class, or a Policy, which holds both")
             policy = Policy(policy, processing_class)
+        family_of(policy.model.config)  # of another kind, nothing would be right
         _check(args, train_dataset)
         self.policy, self._prompts, self._rows = policy, [], torch.empty(0, dtype=torch.long)
         self.curriculum, self._plan = curriculum, []
         with whole_weights():  # of the reference
             super().__init__(policy.model, reward_funcs, args, train_dataset, processing_class=policy.processor, **kwargs)
-        self._banned = never_sampled(policy).to(self.accelerator.device)
+        self._banned, self._ends = never_sampled(policy).to(self.accelerator.device), {*end_ids(policy)}
+        if (share := lost_steps(self.model, args.learning_rate)) > 0.01:
+            warnings.warn(
+                f"steps of {args.learning_rate:g} are rounded away for {share:.1%} of the trained weights, which are not float32: load them with "
+                "dtype=torch.float32, or train adapters",
+                stacklevel=2,
+            )  # fmt: skip
 
 # %% ../nbs/41_grpo.ipynb #cae6579e
 class _Prompted(_Encoded):
@@ -460,7 +514,7 @@ class _Prompted(_Encoded):
     def _batch(self, groups: Sequence[int]) -> dict[str, torch.Tensor]:
         "Model inputs of some groups of the current generation batch."
         prompts = [self._prompts[group] for group in groups]
-        return collate(prompts, self._tokenizer.pad_token_id, self.accelerator.device)
+        return collate(prompts, self.policy.pad_id, self.accelerator.device)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         "Encodes each sample once before TRL generates and scores, and marks which rows share a prompt."
@@ -496,7 +550,7 @@ class _Sampling(_Prompted):
             _gathered(model),
             self.accelerator.autocast(),  # as in the loss
         ):
-            policy, groups = Policy(_unwrapped(model), self.policy.processor), range(len(self._prompts))
+            policy, groups = replace(self.policy, model=_unwrapped(model)), range(len(self._prompts))
             training, answers = policy.model.training, []
             policy.model.eval()
             for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
@@ -516,7 +570,7 @@ class _Sampling(_Prompted):
 
     def _until_end(self, row: list[int]) -> list[int]:
         "An answer with its end token and without the padding behind."
-        ends = [index for index, token in enumerate(row) if token in self.eos_token_ids]
+        ends = [index for index, token in enumerate(row) if token in self._ends]
         return row[: ends[0] + 1] if ends else row
 
     _tokens = np.zeros(2)  # since the last log
@@ -609,6 +663,13 @@ def replace_groups(
     return {**merged, "encoded": [both[group] for group in order.tolist()], "group": torch.arange(n_groups).repeat_interleave(group_size)}
 
 # %% ../nbs/41_grpo.ipynb #3a5679b9
+def _reopened(completion: str | list[dict[str, str]], thought: str) -> str | list[dict[str, str]]:
+    "A completion, text or messages, behind the opening that its prompt made."
+    if isinstance(completion, str):
+        return thought + completion
+    return [{**completion[0], "content": thought + (completion[0].get("content") or "")}, *completion[1:]]
+
+
 class _Grouped(_Seeing):
     "Step five: whole groups in each batch, metrics by task, groups without variance marked or replaced."
 
@@ -670,7 +731,9 @@ class _Grouped(_Seeing):
         return scored
 
     def _calculate_rewards(self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> torch.Tensor:
-        "TRL's rewards, with the mean and the share of groups without variance logged by task."
+        "TRL's rewards, with the mean and the share of groups without variance logged by task; an opened thought is put back."
+        if self.policy.thought:
+            completions = [_reopened(one, self.policy.thought) for one in completions]
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode, size = ("train" if self.model.training else "eval"), self.group_size
         totals = (rewards * self.reward_weights.to(rewards.device)).nansum(1).view(-1, size)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +18,60 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
-from transformers.video_utils import VideoMetadata
 
+from .checkpoints import adapter_base, checkpoint_fault
+from .families import MARKERS, Family, family_of, fit_frames, process
 from .tasks import Sample, render
 from .video import Clip
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'load_policy', 'messages', 'Prompt', 'encode',
-           'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled', 'sample_tokens',
-           'generate_answers']
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
+           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled',
+           'sample_tokens', 'texts_of', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
+_CHOICES = "videossr.json"  # beside config.json, where a choice is not the default
+
+
 @dataclass
 class Policy:
     "A video language model with its processor."
-    model: Qwen3VLForConditionalGeneration
-    processor: Qwen3VLProcessor
+    model: PreTrainedModel  # of a family in `videossr.families`
+    processor: ProcessorMixin
+    markers: str = "released"  # form of video markers, one of `videossr.families.MARKERS`
+    allowed_tokens: tuple[str, ...] = ()  # control tokens that answers may hold, beside those of the chat template's thoughts
+
+    def __post_init__(self) -> None:
+        if self.markers not in MARKERS:
+            raise ValueError(f"no markers {self.markers!r}; choose from {', '.join(MARKERS)}")
+
+    @cached_property
+    def family(self) -> Family:
+        "What this kind of model wants of its inputs."
+        return family_of(self.model.config)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         "The processor's tokenizer."
         return self.processor.tokenizer
+
+    @property
+    def pad_id(self) -> int:
+        "The token that fills up rows: the tokenizer's, or the end of the turn where it has none. It is always masked."
+        return end_ids(self)[0] if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     @property
     def device(self) -> torch.device:
@@ -57,11 +83,37 @@ class Policy:
         "Number of weights, tied ones counted once."
         return sum(weight.numel() for weight in self.model.parameters())
 
-    def save(self, folder: str | Path) -> Path:
-        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back."
-        self.model.save_pretrained(folder)
+    @cached_property
+    def thought(self) -> str:
+        "How the chat template opens the reply, `<think>` and a line end in Thinking variants; empty in others."
+        chat = self.processor.apply_chat_template(messages("?", 0), tokenize=False, add_generation_prompt=True)
+        return chat[chat.rindex("<think>") :] if chat.rstrip().endswith("<think>") else ""
+
+    def save(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,  # of the weights, which are cast in place; None: as they are
+    ) -> Path:
+        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server."
+        configs = [self.model.config, self.model.config.get_text_config()]
+        before = [config.use_cache if hasattr(config, "use_cache") else None for config in configs]
+        for config, cache in zip(configs, before, strict=True):
+            if cache is not None:
+                config.use_cache = True  # gradient checkpointing turns it off
+        (self.model if dtype is None else self.model.to(dtype)).save_pretrained(folder)
+        for config, cache in zip(configs, before, strict=True):
+            if cache is not None:
+                config.use_cache = cache
         self.processor.save_pretrained(folder)
+        _write_choices(Path(folder), self)
         return Path(folder)
+
+
+def _write_choices(folder: Path, policy: Policy) -> None:
+    choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens]}
+    (folder / _CHOICES).unlink(missing_ok=True)
+    if choices != {"markers": "released", "allowed_tokens": []}:
+        (folder / _CHOICES).write_text(json.dumps(choices) + "\n", encoding="utf-8")
 
 # %% ../nbs/40_policy.ipynb #e387d7ec
 SPECIAL_TOKENS = [
@@ -166,29 +218,71 @@ def whole_weights() -> Iterator[None]:
             os.environ[name] = before
 
 
+def published_dtype(
+    config: PreTrainedConfig,
+) -> torch.dtype:
+    "The dtype in which a checkpoint was saved, float32 where its config names none."
+    named = config.dtype or config.get_text_config().dtype or torch.float32
+    return getattr(torch, named) if isinstance(named, str) else named
+
+# %% ../nbs/40_policy.ipynb #d123aa27
+def _base_of(place: str | Path, base: str | Path | None) -> str | Path | None:
+    "The base of the adapters in a folder; None where it holds no adapters."
+    recorded = adapter_base(place) if isinstance(place, Path) else None
+    if recorded is None:
+        return None
+    found = base or recorded
+    is_place = Path(found).is_absolute() or str(found).startswith(".") or str(found).count("/") != 1  # a hub name is owner/name
+    if not found or (is_place and not Path(found).is_dir()):
+        raise OSError(f"{place} holds adapters for {str(found)!r}, which is not here; load_policy({str(place)!r}, base=...) takes its new place")
+    return found
+
+
+def _merged(policy: Policy, adapters: Path) -> Policy:
+    "A policy with adapters merged into its weights."
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"{adapters} holds adapters, which need PEFT: pip install 'videossr[lora]'") from error
+    policy.model = PeftModel.from_pretrained(policy.model, adapters).merge_and_unload().eval()
+    return policy
+
+# %% ../nbs/40_policy.ipynb #e391a56c
 def load_policy(
-    name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder
+    name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder of a model or of adapters
     *,
-    dtype: str | torch.dtype = "auto",  # of the weights; "auto" keeps the checkpoint's own
+    dtype: str | torch.dtype = torch.float32,  # of the weights; "auto" keeps the checkpoint's own
     device: str | torch.device | None = None,  # where the model goes; None: the GPU if there is one
     attn_implementation: str = "sdpa",  # as in transformers
     revision: str | None = None,  # branch, tag or commit on the hub
+    markers: str | None = None,  # form of video markers; None: as saved, "released" in published checkpoints
+    base: str | Path | None = None,  # of adapters, where it is not in the place they name
     **kwargs: Any,  # handed to `from_pretrained` of the model
 ) -> Policy:
-    "Loads a Qwen3-VL and its processor. Raises `OSError` where there is none, `ValueError` for another kind of model."
+    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here."
+    place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
+    if (foundation := _base_of(place, base)) is not None:
+        options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}
+        return _merged(load_policy(foundation, **options, **kwargs), place)
+    if isinstance(place, Path) and (fault := checkpoint_fault(place)):
+        raise OSError(fault)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options = {"revision": revision, "trust_remote_code": False}
+    options = {"revision": revision, "trust_remote_code": False, "local_files_only": kwargs.pop("local_files_only", False)}
     try:
+        family_of(AutoConfig.from_pretrained(place, **options))
+        processor = AutoProcessor.from_pretrained(place, **options)
         with whole_weights():
             model = AutoModelForImageTextToText.from_pretrained(
-                name, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
+                place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
             )
-        processor = AutoProcessor.from_pretrained(name, **options)
     except OSError as error:
-        raise OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen3-VL on the hub") from error
-    if not hasattr(model, "model") or not hasattr(model.model, "get_rope_index"):
-        raise ValueError(f"{name} is a {type(model).__name__}; videossr trains models of the Qwen-VL family, for example Qwen3-VL")
-    return Policy(model.to(device).eval(), processor)
+        raise OSError(
+            f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({str(error).splitlines()[0]})"
+        ) from error
+    saved = Path(place, _CHOICES)
+    choices = json.loads(saved.read_text(encoding="utf-8")) if isinstance(place, Path) and saved.exists() else {}
+    choices |= {} if markers is None else {"markers": markers}
+    return Policy(model.to(device).eval(), processor, choices.get("markers", "released"), tuple(choices.get("allowed_tokens", ())))
 
 # %% ../nbs/40_policy.ipynb #6fbc6105
 def messages(
@@ -197,11 +291,13 @@ def messages(
     system: str | None = None,  # system prompt, if any
     times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
     label: str = "Clip",  # what the question calls the videos
+    openings: Sequence[str] = (),  # text before each clip; none: nothing
 ) -> list[dict[str, Any]]:
     "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
     parts: list[dict[str, str]] = []
     for number in range(n_clips):
-        parts += [{"type": "text", "text": f"{label} {number + 1}: "}] * (n_clips > 1)
+        before = (f"{label} {number + 1}: " if n_clips > 1 else "") + (openings[number] if openings else "")
+        parts += [{"type": "text", "text": before}] * bool(before)
         if times is None:
             parts.append({"type": "video"})
         else:
@@ -215,20 +311,21 @@ class Prompt:
     "One encoded prompt of P tokens with V patches of videos or of images."
     input_ids: torch.Tensor  # (P,) int64
     mm_token_type_ids: torch.Tensor  # (P,) int64: 0 text, 1 image, 2 video
-    pixel_values_videos: torch.Tensor | None = None  # (V, 1536) float32, normalised
+    pixel_values_videos: torch.Tensor | None = None  # (V, numbers a patch) float32, normalised
     video_grid_thw: torch.Tensor | None = None  # (clips, 3) int64: patches along time, height and width
-    pixel_values: torch.Tensor | None = None  # the same of images
+    second_per_grid_ts: torch.Tensor | None = None  # (clips,) float32 seconds between frame slots, for families that place frames by time
+    pixel_values: torch.Tensor | None = None  # patches and grids of images
     image_grid_thw: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
-_VISION = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
+_VISION = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "pixel_values", "image_grid_thw")
 
 # %% ../nbs/40_policy.ipynb #96e39fd4
 def encode(
-    processor: Qwen3VLProcessor,
+    policy: Policy,
     clips: Sequence[Clip],  # what the model sees, in order
     question: str,  # the prompt's text
     system: str | None = None,  # system prompt, if any
@@ -236,22 +333,19 @@ def encode(
     as_images: bool = False,  # each frame as an image with its time before it, for what cannot take videos
     label: str = "Clip",  # what the question calls the videos, where there are several
 ) -> Prompt:
-    "Clips and question as model inputs, with the clips' own times in the text."
-    times = [clip.times.tolist() for clip in clips]
-    talk = messages(question, len(clips), system, times if as_images else None, label)
+    "Clips and question as model inputs, with the clips' own times as the model's family takes them."
+    processor, times = policy.processor, [clip.times.tolist() for clip in clips] if as_images else None
+    openings = [] if as_images else [policy.family.opening(clip) for clip in clips]
+    talk = messages(question, len(clips), system, times, label, openings)
     text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
     if as_images:
-        images = [np.array(frame) for clip in clips for frame in clip.frames]
+        side = processor.image_processor.patch_size * processor.image_processor.merge_size
+        images = [np.array(frame) for clip in clips for frame in fit_frames(clip.frames, side)]
         batch = processor(text=[text], images=images, do_resize=False, return_tensors="pt")
     else:
-        # At one frame a second the index of a frame is its time in seconds: any times can be handed over, evenly spaced or not.
-        metadata = [VideoMetadata(total_num_frames=len(clip), fps=1.0, frames_indices=seconds) for clip, seconds in zip(clips, times, strict=True)]
-        processor.video_processor.cap_pixels_per_frame = False  # frames have their size already
-        batch = processor(
-            text=[text], videos=[np.array(clip.frames) for clip in clips], video_metadata=metadata,
-            do_sample_frames=False, do_resize=False, return_tensors="pt",
-        )  # fmt: skip
-    return Prompt(batch["input_ids"][0], batch["mm_token_type_ids"][0].long(), **{name: batch[name] for name in _VISION if name in batch})
+        batch = process(policy.family, processor, text, clips, policy.markers)
+    vision = {name: torch.as_tensor(batch[name]) for name in _VISION if name in batch}
+    return Prompt(batch["input_ids"][0], batch["mm_token_type_ids"][0].long(), **vision)
 
 
 def encode_sample(
@@ -259,7 +353,7 @@ def encode_sample(
     sample: Sample,  # rendered here
 ) -> Prompt:
     "The prompt of a sample; raises `VideoError` when its video cannot be read."
-    return encode(policy.processor, render(sample), sample.question, sample.recipe.get("system"))  # published rows bring a system prompt
+    return encode(policy, render(sample), sample.question, sample.recipe.get("system"))  # published rows bring a system prompt
 
 # %% ../nbs/40_policy.ipynb #67fb5b09
 def collate(
@@ -288,35 +382,34 @@ def vision_inputs(
 
 
 def prompt_positions(
-    model: Qwen3VLForConditionalGeneration,
+    model: PreTrainedModel,
     batch: dict[str, torch.Tensor],  # from `collate`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (3, B, P) int64, (B, 1) int64
     "M-RoPE positions of the prompts, and the position that follows each."
-    positions, delta = model.model.get_rope_index(
-        batch["input_ids"],
-        mm_token_type_ids=batch["mm_token_type_ids"],
-        video_grid_thw=batch.get("video_grid_thw"),
-        image_grid_thw=batch.get("image_grid_thw"),
-        attention_mask=batch["attention_mask"],
-    )
-    return positions, batch["attention_mask"].sum(1, keepdim=True) + delta.to(positions.device)
+    return family_of(model.config).positions(model, batch)
 
 # %% ../nbs/40_policy.ipynb #287ee40c
 def end_ids(policy: Policy) -> list[int]:
-    "The tokens that end an answer."
-    declared = policy.model.generation_config.eos_token_id
-    declared = declared if isinstance(declared, list) else [declared]
-    return sorted({token for token in [policy.tokenizer.eos_token_id, *declared] if token is not None})
+    "The tokens that end an answer, the end of the turn first. Raises `ValueError` for a tokenizer that names none."
+    tokenizer, declared = policy.tokenizer, policy.model.generation_config.eos_token_id
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer names no end of the turn: set tokenizer.eos_token, in Qwen-VL chats to '<|im_end|>'")
+    others = declared if isinstance(declared, list) else [declared]
+    fills = {None, tokenizer.pad_token_id}
+    return list(dict.fromkeys([tokenizer.eos_token_id, *(token for token in others if token not in fills)]))
 
 
 def never_sampled(policy: Policy) -> torch.Tensor:  # (vocabulary,) bool
-    "True for tokens that no answer may hold: special ones except the end of the turn, and rows without a token."
+    "True for tokens that no answer may hold: added ones except ends, thoughts and `allowed_tokens`, and rows without a token."
     size = policy.model.config.get_text_config().vocab_size
     banned = torch.zeros(size, dtype=torch.bool, device=policy.device)
-    added = policy.tokenizer.added_tokens_decoder
-    banned[[token for token, entry in added.items() if entry.special]] = True
+    added = policy.tokenizer.get_added_vocab()
+    if unknown := [token for token in policy.allowed_tokens if token not in added]:
+        raise ValueError(f"the tokenizer has no control token {', '.join(unknown)}; it has {', '.join(added)}")
+    banned[[*added.values()]] = True
     banned[len(policy.tokenizer) :] = True
-    banned[[token for token in end_ids(policy) if policy.tokenizer.decode(token) != policy.tokenizer.pad_token]] = False
+    thoughts = [token for token in ("<think>", "</think>") if token in added and "<think>" in str(policy.processor.chat_template)]
+    banned[[*end_ids(policy), *(added[token] for token in (*policy.allowed_tokens, *thoughts))]] = False
     return banned
 
 # %% ../nbs/40_policy.ipynb #723aec64
@@ -353,7 +446,7 @@ def sample_tokens(
 ) -> torch.Tensor:  # (B * n, R) int64, the answers of a prompt in consecutive rows, padded after the end
     "Answers sampled from the policy; each prompt is computed and cached once."
     model, stops = policy.model, torch.tensor(end_ids(policy), device=policy.device)
-    banned, pad = never_sampled(policy), torch.tensor(policy.tokenizer.pad_token_id, device=policy.device)
+    banned, pad = never_sampled(policy), torch.tensor(policy.pad_id, device=policy.device)
     positions, following = prompt_positions(model, batch)
     output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
     logits, cache = output.logits.expand(-1, n, -1), output.past_key_values
@@ -370,6 +463,14 @@ def sample_tokens(
     return torch.stack(answers, -1).flatten(0, 1)
 
 # %% ../nbs/40_policy.ipynb #49e3e164
+def texts_of(
+    policy: Policy,
+    tokens: torch.Tensor | Sequence[Sequence[int]],  # (n, R) answers
+) -> list[str]:
+    "Answers as texts, special tokens left out, the opening of a thought put back."
+    return [policy.thought + text for text in policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
 def generate_answers(
     policy: Policy,
     samples: Sequence[Sample],
@@ -378,8 +479,7 @@ def generate_answers(
     temperature: float = 0.0,  # 0 is greedy
     max_new_tokens: int = 32,  # longest answer
 ) -> list[list[str]]:  # for each sample its n answers
-    "Renders, encodes and answers samples in one batch; special tokens are left out of the texts."
-    batch = collate([encode_sample(policy, sample) for sample in samples], policy.tokenizer.pad_token_id, policy.device)
-    tokens = sample_tokens(policy, batch, n, temperature=temperature, max_new_tokens=max_new_tokens)
-    texts = policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    "Renders, encodes and answers samples in one batch."
+    batch = collate([encode_sample(policy, sample) for sample in samples], policy.pad_id, policy.device)
+    texts = texts_of(policy, sample_tokens(policy, batch, n, temperature=temperature, max_new_tokens=max_new_tokens))
     return [texts[start : start + n] for start in range(0, len(texts), n)]
