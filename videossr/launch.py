@@ -70,7 +70,8 @@ def settings_in(
     config = run.read_json("config.json")
     if config is None:
         raise FileNotFoundError(f"no run in {run.folder}: it has no config.json")
-    settings = TrainSettings(**{name: config[name] for name in TrainSettings.__dataclass_fields__ if name in config})  # younger settings had their default
+    known = {**runs.OLDER, **config}  # other settings that are younger than the run had their default
+    settings = TrainSettings(**{name: known[name] for name in TrainSettings.__dataclass_fields__ if name in known})
     tasks = [name.strip() for name in config["tasks"].split(",") if name.strip()]
     return settings, config["seed"], config["video_dir"] or None, tasks or None
 
@@ -87,8 +88,7 @@ def open_together(
     rank, world = place()
     if world == 1:
         return open_run(parameters)
-    on_cpu = runs.settings_of(parameters).grpo == "demo" or not torch.cuda.is_available()
-    processes = PartialState(cpu=on_cpu)
+    processes = PartialState(cpu=runs.on_cpu(runs.settings_of(parameters)) or not torch.cuda.is_available())
     if rank == 0:
         open_run(parameters)
     processes.wait_for_everyone()

@@ -29,8 +29,9 @@ from .data import Mix, build_samples, find_videos, get_mix, load_samples, save_s
 from .demo import demo_videos
 from .evaluate import Record, evaluate, read_records, read_results, results, sample_id, write_results
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
-from .memory import LORA_TARGETS, MemoryPlan, available_memory, check_memory, memory_plan, require_optimizer, workload
-from .policy import Policy, encode_sample, load_policy, tiny_policy
+from .memory import LORA_TARGETS, MemoryPlan, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
+from .families import MARKERS
+from .policy import Policy, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
 from .show import before_after, reward_curve, show_sample
@@ -38,9 +39,10 @@ from .tasks import Sample, render
 from .versions import installed
 
 # %% auto #0
-__all__ = ['PRESETS', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run', 'Run',
-           'environment', 'make_train', 'make_data', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters',
-           'plan_of', 'check_room', 'train_policy', 'floors_of', 'finish', 'draw_run', 'draw_answers']
+__all__ = ['PRESETS', 'OLDER', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run',
+           'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy', 'note_policy',
+           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of', 'check_room', 'train_policy',
+           'final_dtype', 'floors_of', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class TrainSettings:
     optim: str = "adamw_torch_fused"  # optimiser by its name in transformers, e.g. paged_adamw_8bit
     save_steps: int = 100  # GRPO steps between checkpoints; an interrupted run goes on from the last one
     rollout_steps: int = 1  # GRPO steps from one whose rollouts are kept to the next; a larger number keeps rollouts.jsonl small
+    dtype: str = "float32"  # of the weights while they train; "bfloat16" rounds small steps away, but costs the frozen base of adapters nothing
+    final_dtype: str = ""  # of the weights that are kept in the end; empty: as the model was published
+    markers: str = "released"  # form of video markers: "released", as Qwen3-VL was trained, or "installed", as transformers makes it
+    device: str = ""  # "cpu": no GPU, though the preset wants one; empty: as the preset says
     adaptive: str = ""  # difficulty: empty, as the mix says; "adaptive" or "adaptive-mix", after the rewards; "uniform", all rungs alike
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
 
@@ -80,6 +86,12 @@ PRESETS: dict[str, TrainSettings] = {
 }  # fmt: skip
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "adaptive": ("", *KINDS), "dtype": ("float32", "bfloat16"), "final_dtype": ("", "float32", "bfloat16", "float16"), "markers": MARKERS,
+    "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"),
+}  # fmt: skip
+
+
 def train_settings(
     preset: str = "demo",  # key of `PRESETS`
     **changes: Any,  # fields to override; None keeps the preset's value
@@ -91,8 +103,9 @@ def train_settings(
     if unknown := set(changes) - known:
         raise ValueError(f"no setting {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}")
     made = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
-    if made.adaptive not in ("", *KINDS):
-        raise ValueError(f"no adaptive difficulty {made.adaptive!r}; choose from {', '.join(KINDS)}, or leave it empty")
+    for name, choices in _CHOICES.items():
+        if getattr(made, name) not in choices:
+            raise ValueError(f"no {name} {getattr(made, name)!r}; choose from {', '.join(filter(None, choices))}{', or leave it empty' * ('' in choices)}")
     return made
 
 # %% ../nbs/53_runs.ipynb #e813cf82
@@ -164,6 +177,27 @@ def release_run(folder: str | Path) -> None:
     if file is not None:
         file.close()
 
+# %% ../nbs/53_runs.ipynb #5676ce39
+OLDER = {"markers": "installed"}  # settings of runs that are older than the setting, where that is not today's default
+
+
+def on_cpu(
+    settings: TrainSettings,
+) -> bool:
+    "Whether a run stays on the CPU: the demo's always does."
+    return settings.device == "cpu" or settings.grpo == "demo"
+
+
+def check_device(
+    settings: TrainSettings,
+) -> None:
+    "Raises `ValueError` where the settings want a GPU and there is none."
+    if not on_cpu(settings) and not torch.cuda.is_available():
+        raise ValueError(
+            f"these settings train {settings.model} in bfloat16 on a GPU, and PyTorch sees none here. With the parameter device, "
+            "-p device cpu, they run on the CPU: right, and too slow for more than a look"
+        )
+
 # %% ../nbs/53_runs.ipynb #e3efa0d5
 @dataclass(frozen=True)
 class Run:
@@ -181,8 +215,10 @@ class Run:
         **more: Any,  # further JSON values for config.json
     ) -> Run:
         """Makes the folder, takes it for this process and writes config.json and environment.json. Raises `OSError` when nothing can be
-        written there, `ValueError` when it holds a run with other settings, `RuntimeError` when another process is at work on it."""
+        written there, `ValueError` when it holds a run with other settings or this machine lacks the GPU that they want, `RuntimeError` when another process is at work on it."""
         run, config = cls(Path(folder)), {**asdict(settings), "seed": seed, **more}
+        if not run.path("results.json").exists():
+            check_device(settings)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             new = claim_run(run.folder)
@@ -204,7 +240,7 @@ class Run:
         before = self.read_json("config.json")
         if before is None:
             return
-        before = {**asdict(TrainSettings()), **before}  # a setting younger than the run had its default
+        before = {**asdict(TrainSettings()), **OLDER, **before}  # a setting younger than the run
         now = json.loads(json.dumps(config, default=str))
         other = [f"{name} is {before.get(name)!r} there, {now.get(name)!r} here" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if other:
@@ -319,7 +355,39 @@ def _whole(folder: Path) -> Iterator[Path]:
     yield partial
     os.replace(partial, folder)
 
+# %% ../nbs/53_runs.ipynb #353558e8
+def about_policy(
+    policy: Policy,
+) -> dict[str, Any]:
+    "What was found in a checkpoint that decides how it is trained and read."
+    ends, names = end_ids(policy), policy.tokenizer.convert_ids_to_tokens
+    return {
+        "family": policy.family.name, "class": type(policy.model).__name__, "weights": policy.n_parameters,
+        "dtype": str(policy.model.dtype).removeprefix("torch."), "markers": policy.markers, "ends": names(ends), "pad": names(policy.pad_id),
+        "thought": policy.thought, "never sampled": int(never_sampled(policy).sum()),
+    }  # fmt: skip
+
+
+def note_policy(
+    run: Run,
+    policy: Policy,
+    settings: TrainSettings,
+) -> None:
+    "Writes what was found into environment.json. Raises `ValueError` where a policy that thinks would be read to the letter."
+    if policy.thought and settings.parse == "paper":
+        raise ValueError(
+            f"the chat template of {settings.model} opens a thought ({policy.thought.strip()}) in each prompt, and parse='paper' reads replies to the "
+            "letter: every answer would score 0. parse='lenient' (-p parse lenient) reads what stands behind </think>; leave room for thoughts in max_new_tokens"
+        )
+    if int(os.environ.get("RANK", 0)) == 0:
+        run.write_json("environment.json", {**(run.read_json("environment.json") or {}), "policy": about_policy(policy)})
+
 # %% ../nbs/53_runs.ipynb #c4214111
+def _loaded(settings: TrainSettings, place: str | Path) -> Policy:
+    "A policy in the dtype, on the device and with the markers of the settings."
+    return load_policy(place, dtype=settings.dtype, device="cpu" if on_cpu(settings) else None, markers=settings.markers)
+
+
 def make_policy(
     run: Run,
     settings: TrainSettings,
@@ -327,13 +395,15 @@ def make_policy(
     seed: int,
     progress: bool = True,
 ) -> tuple[Policy, list[float]]:  # the policy before GRPO, and the losses of the warm start
-    "The policy to train: loaded, or tiny; with a warm start if the settings have one, kept as checkpoint `start`."
+    "The policy to train: loaded, or tiny; with a warm start if the settings have one, kept as checkpoint `start`. Raises as `note_policy`."
     is_tiny, start = settings.model == "tiny", run.path("checkpoints", "start")
     if not (is_tiny or settings.warm_steps):
-        # Weights to be trained are float32: in bfloat16, rounding would swallow steps of 1e-6.
-        return load_policy(settings.model, dtype=torch.float32), []
+        policy = _loaded(settings, settings.model)
+        note_policy(run, policy, settings)
+        return policy, []
     if not start.exists():
-        policy, losses = tiny_policy(seed) if is_tiny else load_policy(settings.model, dtype=torch.float32), []
+        policy, losses = replace(tiny_policy(seed), markers=settings.markers) if is_tiny else _loaded(settings, settings.model), []
+        note_policy(run, policy, settings)
         if settings.warm_steps:
             prompts = [encode_sample(policy, sample) for sample in tqdm(train, "encode", disable=not progress)]
             losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
@@ -341,7 +411,9 @@ def make_policy(
         with _whole(start) as partial:
             policy.save(partial)
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
-    return load_policy(start), run.read_json("warm-start.json")
+    policy = _loaded(settings, start)
+    note_policy(run, policy, settings)
+    return policy, run.read_json("warm-start.json")
 
 # %% ../nbs/53_runs.ipynb #f44b5a79
 class RunLog(TrainerCallback):
@@ -425,7 +497,7 @@ def grpo_config(
         "gradient_accumulation_steps": settings.groups // (at_once * devices),
         "beta": settings.beta, "max_completion_length": settings.max_new_tokens, "refill": settings.refill, "optim": settings.optim,
         "save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 2, "report_to": "tensorboard",
-        "seed": seed, "disable_tqdm": True,
+        "seed": seed, "disable_tqdm": True, "use_cpu": on_cpu(settings),
     }  # fmt: skip
     return make(str(run.path("checkpoints")), **{**dials, **changes})
 
@@ -449,6 +521,7 @@ def plan_of(
     settings: TrainSettings,
     seed: int,
     n_each: int = 2,  # samples of each task and type that are encoded, to see how long prompts are
+    **changes: Any,  # further fields of `VideoGRPOConfig`, as for `train_policy`
 ) -> MemoryPlan:
     "What the training needs on each device. Raises `ImportError` when the optimiser's package is missing."
     require_optimizer(settings.optim)
@@ -458,7 +531,7 @@ def plan_of(
     prompts = [encode_sample(policy, sample) for samples in kinds.values() for sample in samples[:n_each]]
     shared = "true" in (os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() for engine in ("FSDP", "DEEPSPEED"))
     dtype = str(policy.model.dtype).removeprefix("torch.")
-    work = workload(grpo_config(run, settings, seed), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
+    work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
     return memory_plan(policy, work)
 
 
@@ -494,10 +567,10 @@ def train_policy(
     "Runs GRPO, from the run's last checkpoint if there is one, and keeps the trained policy as checkpoint `final`."
     final = run.path("checkpoints", "final")
     if final.exists():
-        return load_policy(final, device=policy.device)
+        return load_policy(final, dtype="auto", device=policy.device)
     reward = make_reward(strict=settings.strict, parse=settings.parse)
     config = grpo_config(run, settings, seed, **changes)
-    check_room(plan_of(run, policy, train, settings, seed), policy)
+    check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
     rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
     rungs = run.read_json("samples/rungs.json") if settings.adaptive else None
     curriculum = curriculum_of(train, rungs or [], settings.adaptive, settings.strict) if settings.adaptive else None
@@ -510,39 +583,47 @@ def train_policy(
         for shown in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
             trainer.remove_callback(shown)
         trainer.train(resume_from_checkpoint=True)
-    return _keep(trainer, policy, final)
+    return _keep(trainer, policy, final, final_dtype(policy, settings))
 
 # %% ../nbs/53_runs.ipynb #9bceac24
-def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path) -> Policy:
-    "Saves what was trained, adapters merged into the weights, and hands it on."
+def final_dtype(
+    policy: Policy,
+    settings: TrainSettings,
+) -> torch.dtype:
+    "The dtype of the weights that a run keeps: that of the settings, or the one in which the model was published."
+    if settings.final_dtype:
+        return getattr(torch, settings.final_dtype)
+    return policy.model.dtype if settings.model == "tiny" else published_dtype(model_config(settings.model))
+
+
+def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, dtype: torch.dtype) -> Policy:
+    "Saves what was trained, adapters merged into the weights, and hands on what was saved: it is what will be evaluated and served."
     device, alone = trainer.accelerator.device, trainer.accelerator.num_processes == 1
     is_lora = trainer.model is not policy.model and hasattr(trainer.model, "peft_config")
     if alone and is_lora:
-        policy = Policy(trainer.model.merge_and_unload(), policy.processor)
+        policy = replace(policy, model=trainer.model.merge_and_unload())
     with _whole(final) if trainer.is_world_process_zero() else contextlib.nullcontext(final.with_name("final.part")) as partial:
         if alone:
-            policy.save(partial)
+            policy.save(partial, dtype)
         else:
             trainer.save_model(str(partial))  # gathers the parts of all processes
             trainer.accelerator.wait_for_everyone()
-            if is_lora and trainer.is_world_process_zero():
-                _merge(partial, policy)
+            if trainer.is_world_process_zero():
+                _convert(partial, policy, dtype, is_lora)
     trainer.accelerator.wait_for_everyone()
     if not alone:
-        return load_policy(final, device=device)
+        return load_policy(final, dtype="auto", device=device)
     policy.model.eval()
     return policy
 
 
-def _merge(folder: Path, policy: Policy) -> None:
-    "Turns a folder of adapters into one of a whole policy."
-    from peft import PeftModel
-
-    base = load_policy(policy.model.config._name_or_path, dtype=torch.float32, device="cpu")
-    merged = PeftModel.from_pretrained(base.model, folder).merge_and_unload()
+def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) -> None:
+    "Turns what the processes gathered into a folder of a whole policy."
+    base = policy.model.config._name_or_path if is_lora else None
+    whole = load_policy(folder, base=base, dtype=torch.float32, device="cpu", markers=policy.markers)
     for path in folder.glob("adapter_*"):
         path.unlink()  # transformers would apply them once more
-    Policy(merged, policy.processor).save(folder)
+    whole.save(folder, dtype)
 
 # %% ../nbs/53_runs.ipynb #b6cc9787
 def floors_of(
