@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 # %% auto #0
-__all__ = ['file_fault', 'checkpoint_fault', 'adapter_base']
+__all__ = ['file_fault', 'checkpoint_fault', 'adapter_base', 'dress_as_published']
 
 # %% ../nbs/37_checkpoints.ipynb #7573f1aa
 def file_fault(
@@ -83,3 +85,36 @@ def adapter_base(
         raise OSError(fault)
     about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return str(about.get("base_model_name_or_path") or "")
+
+# %% ../nbs/37_checkpoints.ipynb #17a68d27
+_TEXTS = ("*.json", "*.txt", "*.jinja")  # of a published model: all but weights
+_OURS = ("model.safetensors.index.json", "videossr.json")  # of a trained one: what belongs to its weights and to this kit
+
+
+def _with_dtype(values: Any, dtype: str) -> Any:
+    "A config with the dtype it names, at any depth, replaced."
+    if not isinstance(values, dict):
+        return values
+    return {name: dtype if name in ("dtype", "torch_dtype") else _with_dtype(value, dtype) for name, value in values.items()}
+
+
+def dress_as_published(
+    folder: Path,  # of a model saved by transformers, changed in place
+    source: str | Path,  # folder or hub name of the model it was trained from
+    dtype: str,  # of its weights, as configs name it: "bfloat16"
+) -> list[str]:  # names of the files; none where the source has no config, as a folder of adapters
+    "Replaces config, tokenizer and processor of a trained model by those its base was published with, so that any server reads them."
+    here = Path(source).is_dir()
+    origin = Path(source) if here else Path(snapshot_download(str(source), allow_patterns=[*_TEXTS], local_files_only=True))
+    files = sorted(path for pattern in _TEXTS for path in origin.glob(pattern) if path.name not in _OURS)
+    if not (origin / "config.json").exists():
+        return []
+    for pattern in _TEXTS:
+        for path in folder.glob(pattern):
+            if path.name not in _OURS:
+                path.unlink()
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
+    return [path.name for path in files]

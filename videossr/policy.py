@@ -95,18 +95,26 @@ class Policy:
         dtype: torch.dtype | None = None,  # of the weights, which are cast in place; None: as they are
     ) -> Path:
         "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server."
-        configs = [self.model.config, self.model.config.get_text_config()]
-        before = [config.use_cache if hasattr(config, "use_cache") else None for config in configs]
-        for config, cache in zip(configs, before, strict=True):
-            if cache is not None:
-                config.use_cache = True  # gradient checkpointing turns it off
-        (self.model if dtype is None else self.model.to(dtype)).save_pretrained(folder)
-        for config, cache in zip(configs, before, strict=True):
-            if cache is not None:
-                config.use_cache = cache
+        model = self.model if dtype is None else self.model.to(dtype)
+        with _served(model):
+            model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         _write_choices(Path(folder), self)
         return Path(folder)
+
+
+@contextlib.contextmanager
+def _served(model: PreTrainedModel) -> Iterator[None]:
+    "Inside, a model's configs say what a server needs: one dtype, and a cache, which gradient checkpointing turns off."
+    configs = [model.config, *(getattr(model.config, name) for name in model.config.sub_configs)]
+    before = [{name: getattr(config, name) for name in ("use_cache", "dtype") if hasattr(config, name)} for config in configs]
+    for config, values in zip(configs, before, strict=True):
+        for name in values:
+            setattr(config, name, True if name == "use_cache" else model.dtype)
+    yield
+    for config, values in zip(configs, before, strict=True):
+        for name, value in values.items():
+            setattr(config, name, value)
 
 
 def _write_choices(folder: Path, policy: Policy) -> None:

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
 from .adaptive import KINDS, curriculum_of, mix_ladder
+from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_videos, get_mix, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, read_records, read_results, results, sample_id, write_results
@@ -583,7 +584,7 @@ def train_policy(
         for shown in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
             trainer.remove_callback(shown)
         trainer.train(resume_from_checkpoint=True)
-    return _keep(trainer, policy, final, final_dtype(policy, settings))
+    return _keep(trainer, policy, final, settings)
 
 # %% ../nbs/53_runs.ipynb #9bceac24
 def final_dtype(
@@ -596,8 +597,9 @@ def final_dtype(
     return policy.model.dtype if settings.model == "tiny" else published_dtype(model_config(settings.model))
 
 
-def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, dtype: torch.dtype) -> Policy:
+def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: TrainSettings) -> Policy:
     "Saves what was trained, adapters merged into the weights, and hands on what was saved: it is what will be evaluated and served."
+    dtype = final_dtype(policy, settings)
     device, alone = trainer.accelerator.device, trainer.accelerator.num_processes == 1
     is_lora = trainer.model is not policy.model and hasattr(trainer.model, "peft_config")
     if alone and is_lora:
@@ -605,16 +607,23 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, dtype: torch.d
     with _whole(final) if trainer.is_world_process_zero() else contextlib.nullcontext(final.with_name("final.part")) as partial:
         if alone:
             policy.save(partial, dtype)
+            _dress(partial, settings, dtype)
         else:
             trainer.save_model(str(partial))  # gathers the parts of all processes
             trainer.accelerator.wait_for_everyone()
             if trainer.is_world_process_zero():
                 _convert(partial, policy, dtype, is_lora)
+                _dress(partial, settings, dtype)
     trainer.accelerator.wait_for_everyone()
     if not alone:
         return load_policy(final, dtype="auto", device=device)
     policy.model.eval()
     return policy
+
+
+def _dress(folder: Path, settings: TrainSettings, dtype: torch.dtype) -> None:
+    if settings.model != "tiny":
+        dress_as_published(folder, settings.model, str(dtype).removeprefix("torch."))
 
 
 def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) -> None:
