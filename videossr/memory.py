@@ -535,7 +535,7 @@ class _Loss:
         model, work, always = self.model, self.model.work, self.always(3)
         split = work.processes if work.sharded else 1
         vocabulary = self.full * model.text.vocab_size * model.text.hidden_size * model.dtype.itemsize // split
-        again = vocabulary if model.text.tie_word_embeddings or work.groups > work.groups_at_once else 0  # added to what is there
+        again = vocabulary if model.config.tie_word_embeddings or work.groups > work.groups_at_once else 0  # added to what is there
         tower = sum(model.numel(piece, _trained) for piece in (model.tower, model.block)) * model.dtype.itemsize // split
         piled = gradients if work.groups > work.groups_at_once else 0  # of the passes before
         read = max(piled, gradients - tower - (vocabulary - again))
