@@ -96,7 +96,7 @@ def test_a_name_on_the_hub_goes_to_datasets(dataset, monkeypatch, streaming):
         files = {split: sorted(map(str, (dataset / "samples").glob(f"{split}-*")))}
         return load_dataset("parquet", data_files=files, split=split, streaming=streaming)
 
-    monkeypatch.setattr(load, "load_dataset", local)
+    monkeypatch.setattr("datasets.load_dataset", local)
     found = load_samples("someone/VideoSSR-30K", "validation", video_dir="clips", streaming=streaming)
     expected = list(load_samples(dataset, "validation", video_dir="clips"))
     assert list(found) == expected and asked == [("someone/VideoSSR-30K", "validation", streaming)]

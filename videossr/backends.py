@@ -28,7 +28,7 @@ from PIL import Image
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, tiny_policy
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
-from .video import Clip, VideoError, fit_size, probe
+from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
 __all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'read_frames', 'clips_of',
@@ -267,6 +267,7 @@ def encode_video(
     crf: int = 18,  # of x264: 0 loses nothing, 51 nearly all
 ) -> str:
     "A clip as an mp4 with its own times, as a data URL; but the first frame is at 0 s, whatever the clip says."
+    need_av()
     import av
 
     stream = io.BytesIO()

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from tqdm.auto import tqdm
+
+from .video import need_av
 
 # %% auto #0
 __all__ = ['FRAME_RATE', 'N_FRAMES', 'HEIGHT', 'WIDTH', 'paint_evening', 'write_mp4', 'cache_dir', 'demo_videos']
@@ -90,6 +91,9 @@ def write_mp4(
     path, (_, height, width, _) = Path(path), frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"{path}: H.264 needs even sides, got {width}x{height}; crop or pad a pixel")
+    need_av()
+    import av
+
     partial = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     with av.open(str(partial), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))

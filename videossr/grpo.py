@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tqdm.auto import tqdm
 from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from accelerate.utils import gather_object
-from trl import GRPOConfig, GRPOTrainer
 
 from .families import family_of
 from videossr.policy import (
@@ -54,8 +52,11 @@ with relying_on("transformers"):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 with relying_on("trl"):
+    from trl import GRPOConfig, GRPOTrainer
     from trl.models import unwrap_model_for_generation
     from trl.trainer.utils import RepeatSampler
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # %% ../nbs/41_grpo.ipynb #14363975
 def group_mask(

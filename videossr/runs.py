@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.utils.notebook import NotebookProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .checkpoints import dress_as_published
@@ -581,7 +581,7 @@ def train_policy(
             curriculum=curriculum,
         )  # fmt: skip
         rollouts.trainer = trainer
-        for shown in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
             trainer.remove_callback(shown)
         trainer.train(resume_from_checkpoint=True)
     return _keep(trainer, policy, final, settings)

@@ -46,6 +46,13 @@ def advice(package: str) -> str:
     return f"videossr was made for {needed}: pip install '{needed}'"
 
 
+def _missing(error: BaseException) -> str | None:
+    "The name behind an error that began with a module or a package that is not there."
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error.name if isinstance(error, ModuleNotFoundError) else None
+
+
 @contextlib.contextmanager
 def relying_on(
     package: str,  # whose imports stand in the block
@@ -54,7 +61,12 @@ def relying_on(
     wanted, found = declared(package), installed(package)
     try:
         yield
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # some packages load their parts late, and wrap what is wrong with these
+        missing = (_missing(error) or package).partition(".")[0]
+        if found is not None and missing != package:
+            raise ImportError(f"{package} needs {missing}, which is not installed: pip install {missing}") from error
+        if not isinstance(error, ImportError):
+            raise
         if found is None:
             raise ImportError(f"{package} is not installed; {advice(package)}") from error
         what = str(error).split(" (")[0]  # without the place on this machine

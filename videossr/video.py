@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 # %% auto #0
-__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'probe', 'read_clip']
+__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'probe', 'read_clip']
 
 # %% ../nbs/00_video.ipynb #d82fd193
 class _Measures:
@@ -170,8 +170,13 @@ def _check_file(path: str) -> None:
     if not os.path.isfile(path): raise VideoError(path, "this is not an ordinary file")
     if os.path.getsize(path) == 0: raise VideoError(path, "the file is empty (0 bytes)")
 
+def need_av() -> None:
+    "Raises `ImportError` that says what to install where PyAV is missing; frames that are pictures or in memory do without it."
+    if importlib.util.find_spec("av") is None: raise ImportError("reading and writing videos needs PyAV: pip install av")
+
 def _open(path: str):
     "The opened container; local files only, whatever a playlist inside might name."
+    need_av()
     import av
     _check_file(path)
     # tags that are not UTF-8 stop PyAV before version 19, unless it is told to replace them
@@ -571,6 +576,7 @@ def _close_workers() -> None:
 def _isolated(path: str, request: dict, timeout: float) -> tuple[dict, np.ndarray | None]:
     "A worker's answer. `VideoError` if the file is bad, hangs or crashes it; `RuntimeError` if we are to blame."
     _check_file(path)
+    need_av()
     worker = _borrow()
     try: answer, frames = worker.ask({"path": os.path.abspath(path), **request}, timeout)
     except _Died as death:

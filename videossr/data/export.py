@@ -18,7 +18,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 from PIL import Image
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .mix import write_table
 from ..tasks import Sample, render
-from ..video import Clip
+from ..video import Clip, need_av
 
 # %% auto #0
 __all__ = ['exported_answer', 'FrameFiles', 'jpeg', 'VideoFiles', 'export_verl', 'export_swift', 'export_easyr1']
@@ -99,6 +98,9 @@ class VideoFiles:
 
     def write(self, clip: Clip, name: str) -> str:
         "Absolute path of the clip's file."
+        need_av()
+        import av
+
         path = (self.folder / f"{name}.mp4").resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")

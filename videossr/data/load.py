@@ -22,7 +22,6 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import load_dataset
 
 from .mix import _COLUMNS, _sample_of, read_samples, sweep
 from ..tasks import Sample, core, render
@@ -234,6 +233,8 @@ def load_samples(
 
 def _from_hub(name: str, split: str, video_dir: str | Path | None, streaming: bool, outside: bool) -> Sequence[Sample] | Iterator[Sample]:
     "As `load_samples`, by the `datasets` library."
+    from datasets import load_dataset
+
     rows = load_dataset(name, split=split, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows)))
     convert = _converter(columns, name, video_dir, outside)

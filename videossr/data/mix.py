@@ -16,19 +16,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 from tqdm.auto import tqdm
 
 import videossr.beyond  # noqa: F401, for the tasks that a mix may name
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..video import VideoError
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # imported where it is used, for it takes a second
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'LIST_SUFFIXES', 'MIXES', 'find_videos', 'listed_videos', 'shuffled_keys', 'split_keys',
@@ -395,6 +397,8 @@ def to_trl_dataset(
     samples: Sequence[Sample],  # at least one
 ) -> Dataset:  # columns prompt, task, type, answer, sample
     "Samples as a `datasets.Dataset` in the form that TRL's trainers take."
+    from datasets import Dataset
+
     if not samples:
         raise ValueError("no samples to train on")
     columns = {name: [getattr(sample, name) for sample in samples] for name in ("task", "type", "answer")}
