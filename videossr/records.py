@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .rewards import parse_reply, score_reply
+from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
 # %% auto #0
@@ -110,9 +110,8 @@ LONGEST = 20_000  # characters that lenient reading weighs; its time grows with 
 def _scored(record: Record, parse: str) -> Record:
     "The record with its reply read and scored."
     text = record.reply
-    if parse == "lenient" and len(text) > LONGEST:
-        text = text.rpartition("</think>")[2]  # what was thought is not read in any case
-        text = text if len(text) <= LONGEST else ""
+    if parse == "lenient" and len(answer_of(text) or "") > LONGEST:  # what was thought is not read in any case
+        text = ""
     smooth, strict = (score_reply(record.task, text, record.answer, strict=way, parse=parse) for way in (False, True))
     said = parse_reply(record.task, text, record.answer, parse=parse)
     said = list(said) if isinstance(said, tuple) else said

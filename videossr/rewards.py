@@ -16,9 +16,22 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['PARSE_MODES', 'SHAPES', 'REWARDS', 'parse_interval', 'parse_counts', 'parse_order', 'reward_for', 'parse_reply',
-           'temporal_iou', 'grounding_reward', 'counting_reward', 'jigsaw_reward', 'RewardError', 'completion_text',
-           'score_reply', 'videossr_reward', 'VideoReward', 'make_reward', 'compute_score', 'blind_floor']
+__all__ = ['PARSE_MODES', 'SHAPES', 'REWARDS', 'answer_of', 'parse_interval', 'parse_counts', 'parse_order', 'reward_for',
+           'parse_reply', 'temporal_iou', 'grounding_reward', 'counting_reward', 'jigsaw_reward', 'RewardError',
+           'completion_text', 'score_reply', 'videossr_reward', 'VideoReward', 'make_reward', 'compute_score',
+           'blind_floor']
+
+# %% ../nbs/20_rewards.ipynb #effc4cce
+_THOUGHT_OPENS, _THOUGHT_ENDS = re.compile(r"<\s*think", re.I), re.compile(r"<\s*/\s*think\w*\s*>\s*", re.I)
+
+
+def answer_of(
+    reply: str,  # with `<think>` or `<thinking>`, in any case, where it holds a thought
+) -> str | None:  # what stands after the last closing tag; None: a thought never ends
+    "The part of a reply that is an answer; a reply without tags is taken as it is."
+    # tags do not nest: a model may repeat the one that the prompt opened, and closes both at once
+    answer = _THOUGHT_ENDS.split(reply)[-1]
+    return None if _THOUGHT_OPENS.search(answer) else answer
 
 # %% ../nbs/20_rewards.ipynb #0bdc4aec
 PARSE_MODES = ("paper", "lenient")
@@ -68,6 +81,15 @@ def _paper_order(
     order = text.strip()
     return order if sorted(order) == list(_DIGITS[:size]) else None
 
+# %% ../nbs/20_rewards.ipynb #a9e56f3e
+def _to_read(
+    text: str,  # the reply
+    parse: str,  # one of `PARSE_MODES`
+) -> str | None:
+    "All of a reply to the letter, or leniently its answer, `None` where a thought never ends; raises as `_check`."
+    _check(text, parse)
+    return text if parse == "paper" else answer_of(text)
+
 # %% ../nbs/20_rewards.ipynb #281f2108
 _PLAIN = str.maketrans(
     {**dict.fromkeys("‐‑‒–−﹣－", "-"), **dict.fromkeys("―", "—"), **dict.fromkeys("→⇒➔➜", "->"), **dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")}
@@ -76,13 +98,12 @@ _PLAIN = str.maketrans(
 
 
 def _plain(text: str) -> str | None:
-    "The reply in plain typing without its thinking, or `None` when that cannot be done safely."
-    text = re.split(r"</think(?:ing)?>", text, flags=re.I)[-1].translate(_PLAIN)
-    text = re.sub(r"<\|[^|<>]*\|>", " ", text)  # end markers of chat models
+    "The answer in plain typing, or `None` when that cannot be done safely."
+    text = re.sub(r"<\|[^|<>]*\|>", " ", text.translate(_PLAIN))  # end markers of chat models
     text = re.sub(r"(?<=\d)[*_`]+(?=\d)", " ", text)  # "3*4" must not become 34
     text = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`]", "", text))
     unread = any(not char.isascii() and unicodedata.category(char)[0] == "N" for char in text)  # such as a half or a superscript
-    return None if unread or re.search(r"<think", text, re.I) else text
+    return None if unread else text
 
 # %% ../nbs/20_rewards.ipynb #0ef556b5
 _TAGGED = re.compile(r"<answer>(.*?)(?=</answer>|<answer>|$)|\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", re.I | re.S)
@@ -133,7 +154,7 @@ def _blank(text: str, hits: Iterable[_Hit]) -> str:
 
 # %% ../nbs/20_rewards.ipynb #ee7ddc79
 def _lenient(
-    text: str,  # the reply as it came
+    text: str,  # the answer in the reply
     find: Callable[[str], list[_Hit]],  # the task's finder
     nouns: str,  # what announces an answer, besides "answer"
     doubts: str,  # what else makes a sentence doubtful, a regular expression
@@ -211,7 +232,7 @@ def parse_interval(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[float, float] | None:  # start <= end, in seconds
     "The interval that a reply names, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
-    _check(text, parse)
+    text = _to_read(text, parse) or ""
     found = _paper_interval(text)
     if found is not None or parse == "paper":
         return found
@@ -285,7 +306,7 @@ def parse_counts(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[int, ...] | None:  # circles, squares, triangles
     "The counts that a reply gives, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
-    _check(text, parse)
+    text = _to_read(text, parse) or ""
     if parse == "paper" or re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
         return _paper_counts(text, size)
     return _lenient(text, lambda region: _find_counts(region, size), "counts?|totals", _COUNT_DOUBTS, _ANY_NUMBER)
@@ -316,9 +337,9 @@ def parse_order(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> str | None:  # a permutation of the digits 1 to size
     "The playing order that a reply gives, or `None`. `paper` follows the VideoSSR scripts; raises `ValueError` for an unknown way of reading."
-    _check(text, parse)
     if not 1 <= size <= len(_DIGITS):
         raise ValueError(f"an order is written in single digits: 1 to 9 clips, not {size}")
+    text = _to_read(text, parse) or ""
     found = _paper_order(text, size)
     if found is not None or parse == "paper":
         return found
@@ -362,11 +383,13 @@ def parse_reply(
     *,
     parse: str = "paper",  # "paper" or "lenient"
 ) -> Any:  # what the reply says; None when it cannot be read
-    "Reads a reply by its task's parser; a task without one reads any text that is not empty."
-    _check(text, parse)
+    "Reads a reply by its task's parser; a task without one reads any answer that is not empty."
+    said = _to_read(text, parse)
     if task not in REWARDS:
         raise ValueError(f"no reward for task {task!r}; known are {', '.join(sorted(REWARDS))}")
-    return _PARSERS[task](text, answer, parse) if task in _PARSERS else text.strip() or None
+    if said is None:
+        return None
+    return _PARSERS[task](said, answer, parse) if task in _PARSERS else said.strip() or None
 
 # %% ../nbs/20_rewards.ipynb #6664dd92
 def temporal_iou(
@@ -494,12 +517,13 @@ def score_reply(
     if task not in REWARDS:
         raise RewardError(f"{where}: no such task; known are {', '.join(sorted(REWARDS))}; import the module that has it, as videossr.beyond", str(task), row)
     try:
-        value = float(REWARDS[task](text, answer, strict=strict, parse=parse))
+        said = _to_read(text, parse)
+        value = float(REWARDS[task](said or "", answer, strict=strict, parse=parse))  # asked in any case: it checks the true answer
     except Exception as error:
         raise RewardError(f"{where}: {type(error).__name__}: {error}", task, row) from error
     if not 0 <= value <= 1:
         raise RewardError(f"{where}: {value} is not between 0 and 1", task, row)
-    return value
+    return 0.0 if said is None else value
 
 # %% ../nbs/20_rewards.ipynb #842737f4
 def videossr_reward(
