@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ..backends import Budget
 from ..demo import demo_videos
 from ..records import Record, clustered_interval, sample_id
-from ..rewards import temporal_iou
+from ..rewards import answer_of, temporal_iou
 from ..tasks import Sample
 
 # %% auto #0
@@ -168,13 +168,21 @@ class Scorer:
     grade: Callable[[Any, Item], float] = is_right  # of what was read, in [0, 1]
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": mean_grade})  # the first is the one to quote
 
+    def said(
+        self,
+        reply: str,
+        item: Item,
+    ) -> Any:  # as `read`
+        "What a reply says; None also where its thought never ends, whatever the rule would find in it."
+        return None if answer_of(reply) is None else self.read(reply, item)
+
     def verdict(
         self,
         reply: str,
         item: Item,
     ) -> float | None:  # in [0, 1]; None: cannot be read
         "The grade of a reply."
-        said = self.read(reply, item)
+        said = self.said(reply, item)
         return None if said is None else self.grade(said, item)
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #43a88ce4
@@ -216,7 +224,7 @@ def read_choice(
     item: Item,
 ) -> str | None:  # a label
     "What a reply means, in any usual form: the label alone, in brackets, after \"answer is\", or the option's own words."
-    text = reply.rpartition("</think>")[2]
+    text = answer_of(reply) or ""
     answer = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
     text = re.sub(r"[*_`\"]", "", answer[-1] if answer else text).strip().rstrip(".")
     label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
@@ -636,6 +644,9 @@ def make_example(
     return folder
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #c6b7b5e9
+_THOUGHTS = "A reply whose thought never ends has no answer, for every scorer; the official rules read it as any other reply."
+
+
 def benchmark_card(
     questions: Questions,
     most: int = 5,  # notes of a kind to list
@@ -647,7 +658,7 @@ def benchmark_card(
     lines += [f"- Full size: {difference}." for difference in questions.differences()[:most]] or ["- Items, options and groups are those of the full file."]
     lines += [f"- Missing videos, e.g. {', '.join(f'`{name}`' for name in questions.missing[:3])}. {bench.help}"] if questions.missing else []
     lines += [f"- Setting `{name}`: {value} (of {', '.join(bench.settings[name])})." for name, value in questions.settings.items()]
-    lines += [f"- {note}" for note in bench.notes]
+    lines += [f"- {note}" for note in (*bench.notes, _THOUGHTS)]
     for kind, count in Counter(note.kind for note in questions.notes).items():
         mine = [note for note in questions.notes if note.kind == kind][:most]
         lines.append(f"- {count} of kind \"{kind}\": " + "; ".join(f"{note.where}: {note.detail}" for note in mine) + ("; ..." if count > most else ""))
@@ -661,7 +672,7 @@ class Graded:
 
     def __call__(self, sample: Sample, reply: str) -> dict[str, Any]:
         item, scorers = self.questions.items[sample.index], list(self.questions.benchmark.scorers.values())
-        said = scorers[0].read(reply, item)
+        said = scorers[0].said(reply, item)
         grades = [scorer.verdict(reply, item) or 0.0 for scorer in scorers[:2]]
         return {"parsed": said is not None, "said": said, "smooth": grades[0], "strict": grades[-1]}
 

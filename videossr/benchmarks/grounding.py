@@ -27,6 +27,7 @@ from videossr.benchmarks.core import (
     paper_grounding,
     register_benchmark,
 )
+from ..rewards import answer_of
 
 # %% auto #0
 __all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'QV_METRICS', 'any_range', 'lengths_of', 'mean_ap', 'official_charades']
@@ -54,7 +55,7 @@ def any_range(
     item: Item,
 ) -> list[float] | None:  # start, end in seconds
     "The first interval of a reply in any usual form: hyphen, dash or \"to\", with or without units, mm:ss; else a named start and end."
-    text = reply.rpartition("</think>")[2]
+    text = answer_of(reply) or ""
     found = _RANGE.search(text) or _BETWEEN.search(text) or _NAMED.search(text)
     return sorted(_seconds(time) for time in found.groups()) if found else None
 

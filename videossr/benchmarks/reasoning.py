@@ -36,6 +36,7 @@ from videossr.benchmarks.core import (
     with_options,
     without_letter,
 )
+from ..rewards import answer_of
 
 # %% auto #0
 __all__ = ['TRACKS', 'DISCIPLINES', 'VCR_PROMPT', 'CVBENCH_TASKS', 'plain_options', 'place_of', 'official_mmmu', 'read_mmmu',
@@ -302,7 +303,7 @@ def last_order(
     item: Item,
 ) -> list[int] | None:  # clip numbers from 1
     "The last full order after any thinking, whether commas, arrows or blanks stand between its numbers."
-    goal, text = list(range(1, len(item.answer) + 1)), reply.rpartition("</think>")[2].replace("*", "")
+    goal, text = list(range(1, len(item.answer) + 1)), (answer_of(reply) or "").replace("*", "")
     link = r"(?:\s*(?:,|;|->|=>|>|\u2192|-|\u2013)\s*|\s+)(?:and\s+|then\s+)?(?:clip\s*)?"
     chains = re.findall(rf"\d+(?:{link}\d+)*", text, re.IGNORECASE)
     orders = [[int(number) for number in re.findall(r"\d+", chain)] for chain in chains]
@@ -380,7 +381,7 @@ register_benchmark(
         notes=(
             "The official prompt is the paper's. That the paper quotes exact orders is inferred: its figures are multiples of 1/365.",
             "data.json itself was not seen: its columns are those that the official code reads. Its orders count from 0, replies from 1.",
-            "The official reader takes the first full order, a preamble's too, and does not strip thinking; \"lenient\" takes the last.",
+            "The official reader takes the first full order, a preamble's too, and does not strip thinking that ends; \"lenient\" takes the last.",
             "An even choice of few frames may miss the title cards that number the clips.",
         ),
         max_new_tokens=512,
