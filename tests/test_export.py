@@ -14,8 +14,25 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 import videossr.beyond  # noqa: F401  its tasks are exported too
-from videossr.data import Mix, MixRow, build_dataset, export, export_easyr1, export_swift, export_verl, exported_answer, load_samples
-from videossr.data.export import FrameFiles, VideoFiles, export_size, fit_clip, frame_sides, jpeg
+from videossr.data import (
+    Mix,
+    MixRow,
+    build_dataset,
+    export,
+    export_easyr1,
+    export_swift,
+    export_verl,
+    exported_answer,
+    load_samples,
+)
+from videossr.data.export import (
+    FrameFiles,
+    VideoFiles,
+    export_size,
+    fit_clip,
+    frame_sides,
+    jpeg,
+)
 from videossr.demo import demo_videos, paint_evening, write_mp4
 from videossr.policy import encode_sample, tiny_policy
 from videossr.rewards import score_reply

@@ -60,7 +60,7 @@ def export_size(
     multiple: int,  # both sides will be multiples of this, pixels
     max_pixels: int = 256 * 256,  # height x width at most, unless the frames have more already
 ) -> tuple[int, int]:
-    "(height, width) to write: sides that fit stay; others change shape and number of pixels as little as they can, never to over four times the pixels."
+    "(height, width) to write: sides that fit stay, others change shape and size as little as they can, never to over four times the pixels."
     if height % multiple == width % multiple == 0:
         return height, width
     budget = max(1, min(max(max_pixels, height * width), 4 * height * width) // multiple**2)
@@ -273,14 +273,14 @@ def export_verl(
     shard_size: int = 500,  # rows in a file
     progress: bool = True,  # a progress bar
 ) -> list[Path]:  # the parquet files: verl's data.train_files
-    "Writes rows with frame lists for verl, and what became of their sides into sides.json. Raises `ValueError` for a folder that holds something else."
+    "Writes rows with frame lists for verl, and their sides into sides.json. Raises `ValueError` for a folder that holds something else."
     multiple = _multiple(patch_size, 4)
     settings = _settings("verl", samples, split, system=system, quality=quality, patch_size=patch_size, shard_size=shard_size)
     folder = _start(Path(folder) / split, settings)
     files = FrameFiles(folder / "frames", quality)
     paths = [folder / f"{split}-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
     (folder.parent / "reward.py").write_text(_REWARD, encoding="utf-8")
-    row_of = lambda sample, number: _verl_row(sample, number, files, split, system, multiple)  # noqa: E731
+    row_of = lambda sample, number: _verl_row(sample, number, files, split, system, multiple)
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_table(rows, _VERL, path)
     (folder / "sides.json").write_text(json.dumps(frame_sides(paths), indent=1) + "\n", encoding="utf-8")
