@@ -31,8 +31,8 @@ from ..tasks import Sample, render
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['PATCH_SIZES', 'exported_answer', 'export_size', 'fit_clip', 'FrameFiles', 'jpeg', 'VideoFiles', 'frame_sides',
-           'export_verl', 'export_swift', 'export_easyr1']
+__all__ = ['PATCH_SIZES', 'exported_answer', 'export_size', 'resize_clip', 'fit_clip', 'FrameFiles', 'jpeg', 'VideoFiles',
+           'frame_sides', 'export_verl', 'export_swift', 'export_easyr1']
 
 # %% ../../nbs/30_data/03_export.ipynb #8d5ecc8d
 def exported_answer(
@@ -75,15 +75,23 @@ def export_size(
     return rows * multiple, columns * multiple
 
 # %% ../../nbs/30_data/03_export.ipynb #a0feedb7
+def resize_clip(
+    clip: Clip,
+    height: int,  # of the frames wanted, pixels
+    width: int,  # of the frames wanted, pixels
+) -> Clip:
+    "The clip at another size, every frame by the same filter (Lanczos); the clip itself where it has that size."
+    if (height, width) == (clip.height, clip.width):
+        return clip
+    return clip.with_frames(np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in clip.frames]))
+
+
 def fit_clip(
     clip: Clip,  # as rendered
     multiple: int,  # both sides will be multiples of this, pixels
 ) -> Clip:
-    "The clip at its `export_size`: every frame resized once, all by the same filter (Lanczos); the clip itself where its sides fit."
-    height, width = export_size(clip.height, clip.width, multiple)
-    if (height, width) == (clip.height, clip.width):
-        return clip
-    return clip.with_frames(np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in clip.frames]))
+    "The clip at its `export_size`."
+    return resize_clip(clip, *export_size(clip.height, clip.width, multiple))
 
 
 def _multiple(patch_size: int, patches: int) -> int:
