@@ -3,6 +3,7 @@ import base64
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -19,18 +20,34 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from videossr import backends
-from videossr.backends import BackendError, Budget, Endpoint, LocalBackend, chat_content, clips_of, encode_image, plan_batches, prompt_hash, read_frames
+from videossr.backends import (
+    BackendError,
+    Budget,
+    Endpoint,
+    LocalBackend,
+    chat_content,
+    clips_of,
+    encode_image,
+    image_size,
+    plan_batches,
+    prompt_hash,
+    read_frames,
+)
+from videossr.data.export import resize_clip
 from videossr.demo import demo_videos
 from videossr.evaluate import evaluate
 from videossr.policy import tiny_policy
 from videossr.records import read_records
 from videossr.tasks import Sample, core, make_sample
-from videossr.video import Clip, VideoError
+from videossr.video import Clip, VideoError, fit_size
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = Path(__file__).parent / "snapshots" / "prompts_chat.json"
+RELEASED = {"shortest_edge": 65_536, "longest_edge": 16_777_216}  # `size` of the image processor of a published Qwen3-VL
 KEY = "sk-very-secret-0123456789"
 
 
@@ -156,16 +173,60 @@ def test_the_request(samples):
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
 
 
+def pictures_of(parts):
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+
+
 def test_pictures_hold_the_frames_with_one_encoder(samples):
     "A perturbed frame must not be told by its compression: same format, tables and sampling for all."
     clip = clips_of(samples[0])[0]
-    parts = [part["image_url"]["url"] for part in chat_content([clip], "?") if part["type"] == "image_url"]
-    pictures = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in parts]
+    pictures = pictures_of(chat_content([clip], "?", min_image_pixels=0))
     assert len({(picture.format, str(picture.quantization), str(picture.layer)) for picture in pictures}) == 1
     for picture, frame in zip(pictures, clip.frames, strict=True):
         assert np.abs(np.asarray(picture).astype(int) - frame).mean() < 4
     exact = Image.open(io.BytesIO(base64.b64decode(encode_image(clip.frames[0], "png").partition(",")[2])))
     assert (np.asarray(exact) == clip.frames[0]).all()
+
+
+def test_a_released_processor_leaves_pictures_as_they_are_sent(samples):
+    processor = Qwen2VLImageProcessor(size=RELEASED, patch_size=16, merge_size=2, temporal_patch_size=2)
+    for sample in samples:
+        clips = clips_of(sample)
+        parts = Endpoint("http://127.0.0.1:1/v1", "m", format="png").body(clips, "?")["messages"][-1]["content"]
+        pictures, frames = pictures_of(parts), [frame for clip in clips for frame in resize_clip(clip, *image_size(clip.height, clip.width)).frames]
+        assert all((np.asarray(picture) == frame).all() for picture, frame in zip(pictures, frames, strict=True)), "resized once, and lost nothing"
+        grid = processor(images=pictures, return_tensors="pt")["image_grid_thw"]
+        assert [(16 * rows, 16 * columns) for _, rows, columns in grid.tolist()] == [(picture.height, picture.width) for picture in pictures]
+
+
+def test_sizes_of_pictures_are_stable_small_and_shaped_alike():
+    "Over all sizes of the kit: what a server keeps, with the fewest tokens that any such size has, and never more than it would have made."
+    sizes = {fit_size(height, width, pixels) for pixels in (256 * 256, 512 * 512) for height in range(40, 800, 50) for width in range(40, 800, 50)}
+    most = math.log(9 / 8) + 1e-9
+    for height, width in sizes:
+        tall, wide = image_size(height, width)
+        assert smart_resize(tall, wide, 32, RELEASED["shortest_edge"], RELEASED["longest_edge"]) == (tall, wide)
+        stretch = abs(math.log(wide / tall * height / width))
+        made = smart_resize(height, width, 32, RELEASED["shortest_edge"], RELEASED["longest_edge"])
+        if height * width >= 65_536:
+            assert (tall, wide) == (height, width) == made
+            continue
+        pairs = [(rows, columns) for rows in range(1, 80) for columns in range(1, 80) if rows * columns >= 64]
+        near = [rows * columns for rows, columns in pairs if abs(math.log(columns / rows * height / width)) <= most]
+        assert tall * wide == 32 * 32 * min(near) and stretch <= most
+        if abs(math.log(made[1] / made[0] * height / width)) <= most:
+            assert tall * wide <= made[0] * made[1]
+
+
+def test_frames_go_as_they_are_where_they_should():
+    clip = Clip(np.zeros((2, 50, 70, 3), np.uint8), np.arange(2.0))
+    assert {picture.size for picture in pictures_of(chat_content([clip], "?", min_image_pixels=0))} == {(70, 50)}
+    assert {picture.size for picture in pictures_of(Endpoint("http://a/v1", "m", min_image_pixels=0).body([clip], "?")["messages"][-1]["content"])} == {(70, 50)}
+    with pytest.raises(ValueError, match="min_image_pixels=-1 cannot be"):
+        Endpoint("http://a/v1", "m", min_image_pixels=-1)
+    with pytest.raises(ValueError, match="min_image_pixels=-5 cannot be"):
+        chat_content([clip], "?", min_image_pixels=-5)
 
 
 def test_prompt_snapshots():

@@ -10,6 +10,7 @@ import email.utils
 import hashlib
 import io
 import json
+import math
 import os
 import threading
 import time
@@ -25,15 +26,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, tiny_policy
+from .data.export import resize_clip
+from videossr.policy import (
+    Policy,
+    Prompt,
+    collate,
+    encode,
+    end_ids,
+    load_policy,
+    sample_tokens,
+    tiny_policy,
+)
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
 __all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'read_frames', 'clips_of',
-           'prompt_hash', 'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'chat_content',
-           'retry_wait', 'read_completion', 'Endpoint', 'open_backend']
+           'prompt_hash', 'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'image_size',
+           'chat_content', 'retry_wait', 'read_completion', 'Endpoint', 'open_backend']
 
 # %% ../nbs/46_backends.ipynb #6d6253ac
 @dataclass(frozen=True)
@@ -282,6 +293,31 @@ def encode_video(
         box.mux(track.encode())
     return f"data:video/mp4;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
+# %% ../nbs/46_backends.ipynb #047f3d9f
+_TOKEN_SIDE = 32  # pixels: what Qwen3-VL makes one token of
+
+
+def image_size(
+    height: int,  # of a frame, pixels
+    width: int,  # of a frame, pixels
+    min_image_pixels: int = 256 * 256,  # of a picture at least; 0: frames are sent as they are
+) -> tuple[int, int]:
+    "(height, width) at which a frame is sent: the fewest tokens of all sizes that a server leaves alone; never smaller than the frame."
+    if min_image_pixels < 0:
+        raise ValueError(f"min_image_pixels={min_image_pixels} cannot be: 65536 suits a released Qwen3-VL, 0 sends frames as they are")
+    if not min_image_pixels:
+        return height, width
+    least = math.ceil(max(min_image_pixels, height * width) / _TOKEN_SIDE**2)
+    # for each number of rows the fewest columns that are enough, and not over an eighth too few for the shape
+    pairs = [(rows, max(math.ceil(least / rows), -(-8 * rows * width // (9 * height)))) for rows in range(1, least + 1)]
+
+    def cost(pair: tuple[int, int]) -> tuple[float, ...]:
+        rows, columns = pair
+        return 8 * columns * height > 9 * rows * width, rows * columns, abs(math.log(columns / rows * height / width))
+
+    rows, columns = min(pairs, key=cost)
+    return rows * _TOKEN_SIDE, columns * _TOKEN_SIDE
+
 # %% ../nbs/46_backends.ipynb #9a0c44f7
 FORMS = ("images", "video")
 
@@ -292,8 +328,9 @@ def chat_content(
     form: str = "images",  # one of `FORMS`
     format: str = "jpeg",  # of images: "jpeg" or "png"
     name: str = "Clip",  # what the question calls the videos, where there are several
+    min_image_pixels: int = 256 * 256,  # of an image at least: smaller frames are enlarged, see `image_size`; 0: none is
 ) -> list[dict[str, Any]]:
-    "The parts of the user's message; raises `ValueError` for an unknown form."
+    "The parts of the user's message; raises `ValueError` for an unknown form. A video is sent as it is."
     if form not in FORMS:
         raise ValueError(f"no form {form!r}; choose from {', '.join(FORMS)}")
     parts: list[dict[str, Any]] = []
@@ -303,7 +340,8 @@ def chat_content(
             when = f"{label}{len(clip)} frames, the first at {clip.times[0]:.1f} seconds, one every {clip.step:.2f} seconds: "
             parts += [{"type": "text", "text": when}, {"type": "video_url", "video_url": {"url": encode_video(clip)}}]
             continue
-        for frame, seconds in zip(clip.frames, clip.times, strict=True):
+        sent = resize_clip(clip, *image_size(clip.height, clip.width, min_image_pixels))
+        for frame, seconds in zip(sent.frames, clip.times, strict=True):
             parts.append({"type": "text", "text": f"{label}<{seconds:.1f} seconds>"})
             parts.append({"type": "image_url", "image_url": {"url": encode_image(frame, format)}})
             label = ""
@@ -364,6 +402,7 @@ class Endpoint:
     model: str  # as the server calls it
     form: str = "images"  # how a video is sent: one of `FORMS`
     format: str = "jpeg"  # of images: "jpeg" or "png"
+    min_image_pixels: int = 256 * 256  # of images at least, as a released Qwen3-VL wants; 0: frames as they are, for other servers
     system: str | None = None  # system prompt, if the sample brings none
     max_new_tokens: int = 32  # longest reply
     concurrency: int = 8  # requests under way at most
@@ -383,6 +422,7 @@ class Endpoint:
             raise ValueError(f"no key in the address, where logs would show it: put it into the environment variable {self.key_env}")
         if self.form not in FORMS:
             raise ValueError(f"no form {self.form!r}; choose from {', '.join(FORMS)}")
+        image_size(_TOKEN_SIDE, _TOKEN_SIDE, self.min_image_pixels)  # complains about a size that cannot be
         self._lock, self._quiet_until = threading.Lock(), 0.0
 
     def body(
@@ -394,7 +434,7 @@ class Endpoint:
     ) -> dict[str, Any]:
         "The request."
         messages = [{"role": "system", "content": system}] * (system is not None)
-        messages += [{"role": "user", "content": chat_content(clips, question, self.form, self.format, name)}]
+        messages += [{"role": "user", "content": chat_content(clips, question, self.form, self.format, name, self.min_image_pixels)}]
         fields = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_new_tokens, **self.extra}
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -28,7 +30,8 @@ from ..tasks import Sample, render
 from ..video import Clip, need_av
 
 # %% auto #0
-__all__ = ['exported_answer', 'FrameFiles', 'jpeg', 'VideoFiles', 'export_verl', 'export_swift', 'export_easyr1']
+__all__ = ['PATCH_SIZES', 'exported_answer', 'export_size', 'resize_clip', 'fit_clip', 'FrameFiles', 'jpeg', 'VideoFiles',
+           'frame_sides', 'export_verl', 'export_swift', 'export_easyr1']
 
 # %% ../../nbs/30_data/03_export.ipynb #8d5ecc8d
 def exported_answer(
@@ -45,6 +48,62 @@ def exported_answer(
         times = np.append(clips[0].times, clips[0].times[-1] + clips[0].step)
         edges = np.interp([float(part) for part in sample.answer.split("-")], times, np.arange(len(times)))
     return "-".join(f"{edge / clips[0].fps:.1f}" for edge in edges)
+
+# %% ../../nbs/30_data/03_export.ipynb #ae9a1723
+PATCH_SIZES = (14, 16)  # pixels: Qwen2-VL and Qwen2.5-VL; Qwen3-VL
+
+
+def export_size(
+    height: int,  # of the frames as rendered, pixels
+    width: int,  # of the frames as rendered, pixels
+    multiple: int,  # both sides will be multiples of this, pixels
+    max_pixels: int = 256 * 256,  # height x width at most, unless the frames have more already
+) -> tuple[int, int]:
+    "(height, width) to write: sides that fit stay, others change shape and size as little as they can, never to over four times the pixels."
+    if height % multiple == width % multiple == 0:
+        return height, width
+    budget = max(1, min(max(max_pixels, height * width), 4 * height * width) // multiple**2)
+
+    def cost(rows: int, columns: int) -> float:
+        "Distance in shape, plus a part of that in size: pixels that go missing count twice as much as those that only cost tokens."
+        larger = math.log(rows * columns * multiple**2 / (height * width))
+        return abs(math.log(columns / rows * height / width)) + max(larger / 8, -larger / 4)
+
+    pairs = ((rows, columns) for rows in range(1, budget + 1) for columns in range(1, budget // rows + 1))
+    rows, columns = min(pairs, key=lambda pair: cost(*pair))
+    return rows * multiple, columns * multiple
+
+# %% ../../nbs/30_data/03_export.ipynb #a0feedb7
+def resize_clip(
+    clip: Clip,
+    height: int,  # of the frames wanted, pixels
+    width: int,  # of the frames wanted, pixels
+) -> Clip:
+    "The clip at another size, every frame by the same filter (Lanczos); the clip itself where it has that size."
+    if (height, width) == (clip.height, clip.width):
+        return clip
+    return clip.with_frames(np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)) for frame in clip.frames]))
+
+
+def fit_clip(
+    clip: Clip,  # as rendered
+    multiple: int,  # both sides will be multiples of this, pixels
+) -> Clip:
+    "The clip at its `export_size`."
+    return resize_clip(clip, *export_size(clip.height, clip.width, multiple))
+
+
+def _multiple(patch_size: int, patches: int) -> int:
+    "Pixels of so many patches. Raises `ValueError` for a model that is not known."
+    if patch_size not in PATCH_SIZES:
+        raise ValueError(f"patch_size={patch_size} fits no model that is known; choose 16 for Qwen3-VL, 14 for Qwen2.5-VL")
+    return patch_size * patches
+
+
+def _limits(clips: Sequence[Clip]) -> dict[str, int]:
+    "Pixels of a frame at least and at most, for all videos of a row: what they have."
+    pixels = [clip.height * clip.width for clip in clips]
+    return {"max_pixels": max(pixels), "min_pixels": min(pixels)}
 
 # %% ../../nbs/30_data/03_export.ipynb #b2456cb3
 @dataclass
@@ -170,6 +229,7 @@ def _settings(kind: str, samples: Sequence[Sample], split: str, **more: Any) -> 
 
 # %% ../../nbs/30_data/03_export.ipynb #96b76126
 _STRINGS = pa.list_(pa.string())
+_SIDES = ("rendered_height", "rendered_width", "frame_height", "frame_width")  # in pixels, before and after `fit_clip`
 _VERL = pa.schema([
     ("data_source", pa.string()),
     ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
@@ -177,25 +237,39 @@ _VERL = pa.schema([
     ("ability", pa.string()),
     ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
     ("extra_info", pa.struct([(name, pa.string()) for name in ("split", "answer", "question", "video_id", "type", "perturbation_type")]
-                             + [(name, pa.int64()) for name in ("index", "perturbed_frames_count", "start_frame_index")]
+                             + [(name, pa.int64()) for name in ("index", "perturbed_frames_count", "start_frame_index", *_SIDES)]
                              + [("sampling_fps", pa.float64())])),
 ])  # fmt: skip
 _REWARD = '"The reward of videossr, for a trainer that loads it from a file."\nimport videossr.beyond  # noqa: F401\nfrom videossr.rewards import compute_score  # noqa: F401\n'
 
 # %% ../../nbs/30_data/03_export.ipynb #551e99e3
-def _verl_row(sample: Sample, number: int, files: FrameFiles, split: str, system: str) -> dict[str, Any]:
-    clips = render(sample)
-    pixels = clips[0].height * clips[0].width
-    limits = {"max_pixels": max(256 * 256, pixels), "min_pixels": min(128 * 128, pixels)}
-    videos = [{"video": files.write(clip, f"{split}/{number:06d}/{place}"), "sample_fps": clip.fps, **limits} for place, clip in enumerate(clips)]
+def _verl_row(sample: Sample, number: int, files: FrameFiles, split: str, system: str, multiple: int) -> dict[str, Any]:
+    rendered = render(sample)
+    clips = [fit_clip(clip, multiple) for clip in rendered]
+    written = [files.write(clip, f"{split}/{number:06d}/{place}") for place, clip in enumerate(clips)]
+    videos = [{"video": paths, "sample_fps": clip.fps, **_limits(clips)} for paths, clip in zip(written, clips, strict=True)]
     answer, spoiled = exported_answer(sample, clips), sample.task == "grounding"
     extra = {
         "split": split, "index": number, "answer": answer, "question": sample.question, "video_id": sample.video, "type": sample.type,
         "sampling_fps": clips[0].fps, "perturbation_type": sample.type if spoiled else "",
         "perturbed_frames_count": sample.recipe.get("length", -1), "start_frame_index": sample.recipe.get("start", -1),
+        **dict(zip(_SIDES, (rendered[0].height, rendered[0].width, clips[0].height, clips[0].width), strict=True)),
     }  # fmt: skip
     return {"data_source": sample.task, "prompt": _messages(sample, len(clips), system), "videos": videos, "ability": "video_understanding",
             "reward_model": {"style": "rule", "ground_truth": answer}, "extra_info": extra}  # fmt: skip
+
+# %% ../../nbs/30_data/03_export.ipynb #fa89b3e1
+def frame_sides(
+    paths: Sequence[str | Path],  # from `export_verl`
+) -> list[dict[str, Any]]:  # one entry for each pair of sizes
+    "What became of the frames: (height, width) as rendered and as written, in how many rows, how far off the shape is and how many times the pixels."
+    sides = (row["extra_info"] for path in paths for row in pq.read_table(path, columns=["extra_info"]).to_pylist())
+    counts = Counter(tuple(extra[name] for name in _SIDES) for extra in sides)
+    return [
+        {"rendered": [height, width], "written": [tall, wide], "rows": rows,
+         "shape_off": round(math.exp(abs(math.log(wide / tall * height / width))) - 1, 3), "pixels": round(tall * wide / (height * width), 2)}
+        for (height, width, tall, wide), rows in sorted(counts.items())
+    ]  # fmt: skip
 
 # %% ../../nbs/30_data/03_export.ipynb #ca3f7c91
 def export_verl(
@@ -205,16 +279,21 @@ def export_verl(
     *,
     system: str = "",  # system prompt; empty: none
     quality: int = 90,  # of JPEG, for all frames
+    patch_size: int = 16,  # pixels, of the model to train: 16 for Qwen3-VL (sides: multiples of 64), 14 for Qwen2.5-VL (of 56)
     shard_size: int = 500,  # rows in a file
     progress: bool = True,  # a progress bar
 ) -> list[Path]:  # the parquet files: verl's data.train_files
-    "Writes rows with frame lists for verl. Raises `ValueError` for a folder that holds something else."
-    folder = _start(Path(folder) / split, _settings("verl", samples, split, system=system, quality=quality, shard_size=shard_size))
+    "Writes rows with frame lists for verl, and their sides into sides.json. Raises `ValueError` for a folder that holds something else."
+    multiple = _multiple(patch_size, 4)
+    settings = _settings("verl", samples, split, system=system, quality=quality, patch_size=patch_size, shard_size=shard_size)
+    folder = _start(Path(folder) / split, settings)
     files = FrameFiles(folder / "frames", quality)
     paths = [folder / f"{split}-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
     (folder.parent / "reward.py").write_text(_REWARD, encoding="utf-8")
-    for path, rows in _in_shards(samples, paths.__getitem__, lambda sample, number: _verl_row(sample, number, files, split, system), shard_size, progress):
+    row_of = lambda sample, number: _verl_row(sample, number, files, split, system, multiple)
+    for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_table(rows, _VERL, path)
+    (folder / "sides.json").write_text(json.dumps(frame_sides(paths), indent=1) + "\n", encoding="utf-8")
     return paths
 
 # %% ../../nbs/30_data/03_export.ipynb #a4382a85
@@ -225,17 +304,21 @@ def export_swift(
     *,
     system: str = "",  # system prompt; empty: none
     quantiser: int = 14,  # of H.264, for all frames
+    patch_size: int = 16,  # pixels, of the model to train: 16 for Qwen3-VL (sides: multiples of 32), 14 for Qwen2.5-VL (of 28)
     shard_size: int = 500,  # rows in a file
     progress: bool = True,  # a progress bar
 ) -> list[Path]:  # the JSON-lines files: ms-swift's --dataset
     "Writes rows with mp4 files for ms-swift; task and answer reach its reward functions. Raises `ValueError` for a folder that holds something else."
-    folder = _start(Path(folder) / split, _settings("swift", samples, split, system=system, quantiser=quantiser, shard_size=shard_size))
+    multiple = _multiple(patch_size, 2)
+    settings = _settings("swift", samples, split, system=system, quantiser=quantiser, patch_size=patch_size, shard_size=shard_size)
+    folder = _start(Path(folder) / split, settings)
     files = VideoFiles(folder / "videos", quantiser)
 
     def row_of(sample: Sample, number: int) -> dict[str, Any]:
-        clips = render(sample)
+        clips = [fit_clip(clip, multiple) for clip in render(sample)]
         videos, answer = [files.write(clip, f"{number:06d}/{place}") for place, clip in enumerate(clips)], exported_answer(sample, clips)
-        return {"messages": _messages(sample, len(clips), system), "videos": videos, "solution": answer, "task": sample.task, "answer": answer}
+        row = {"messages": _messages(sample, len(clips), system), "videos": videos, "solution": answer, "task": sample.task, "answer": answer}
+        return row | {"chat_template_kwargs": _limits(clips)}
 
     paths = [folder / f"{split}-{shard:05d}.jsonl" for shard in range(-(-len(samples) // shard_size))]
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
@@ -265,23 +348,26 @@ def compute_score(reward_inputs):
 def export_easyr1(
     samples: Sequence[Sample],  # from `load_samples`
     folder: str | Path,  # rows, videos and reward.py go here; an export that was begun is finished
-    split: str = "train",  # stands in the names of the files
+    split: str = "train",  # a folder's name
     *,
     quantiser: int = 14,  # of H.264, for all frames
+    patch_size: int = 16,  # pixels, of the model to train: 16 for Qwen3-VL (sides: multiples of 32), 14 for Qwen2.5-VL (of 28)
     shard_size: int = 500,  # rows in a file
     progress: bool = True,  # a progress bar
-) -> list[Path]:  # the parquet files, in a folder of their own for data.train_files
+) -> list[Path]:  # the parquet files, in a folder "rows" of their own: data.train_files
     "Writes rows with mp4 files for EasyR1. Raises `ValueError` for a folder that holds something else."
-    top = Path(folder)
-    folder = _start(top / split, _settings("easyr1", samples, split, quantiser=quantiser, shard_size=shard_size))
+    top, multiple = Path(folder), _multiple(patch_size, 2)
+    folder = _start(top / split, _settings("easyr1", samples, split, quantiser=quantiser, patch_size=patch_size, shard_size=shard_size))
     files = VideoFiles(folder / "videos", quantiser)
 
     def row_of(sample: Sample, number: int) -> dict[str, Any]:
-        clips = render(sample)
+        clips = [fit_clip(clip, multiple) for clip in render(sample)]
         videos = [files.write(clip, f"{number:06d}/{place}") for place, clip in enumerate(clips)]
         return {"problem": _content(sample, len(clips)), "answer": f"{sample.task} {exported_answer(sample, clips)}", "videos": videos}
 
-    paths = [folder / f"{split}-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
+    # EasyR1 guesses the format from a folder's first file and asks for the split "train", which datasets would read off the files' names
+    (folder / "rows").mkdir(exist_ok=True)
+    paths = [folder / "rows" / f"part-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
     (top / "reward.py").write_text(_EASYR1_REWARD, encoding="utf-8")
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_table(rows, _EASYR1, path)
