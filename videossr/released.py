@@ -106,10 +106,12 @@ def _json(
 def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
-# %% ../nbs/39_released.ipynb #38301061
-_SMALL_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 256, "initializer_range": 0.05}
+# %% ../nbs/39_released.ipynb #c7cc29d3
+_SMALL_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 256,
+               "initializer_range": 0.05}  # fmt: skip
 _SMALL_MOE = {"num_hidden_layers": 4, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
-_SMALL_TOWER = {"hidden_size": 64, "depth": 3, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128, "deepstack_visual_indexes": [0, 1, 2]}
+_SMALL_TOWER = {"hidden_size": 64, "depth": 3, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128,
+                "deepstack_visual_indexes": [0, 1, 2]}  # fmt: skip
 # Without a `head_dim` in the config, 2 heads of 128 make a width of 256.
 _SMALL_2_5 = {"hidden_size": 256, "num_hidden_layers": 2, "max_window_layers": 2}
 _SMALL_2_5_TOWER = {"depth": 4, "out_hidden_size": 256, "fullatt_block_indexes": [1, 3]}
@@ -204,7 +206,7 @@ def _released_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     vocabulary = {spell(token): rank for token, rank in ranks.items()}
     return vocabulary, [tuple(map(spell, _parts(token, ranks))) for token in ranks if len(token) > 1]
 
-# %% ../nbs/39_released.ipynb #96f357ec
+# %% ../nbs/39_released.ipynb #67c63ec8
 def _tokenizer_files(name: str, vocabulary: str) -> dict[str, str]:
     "File name -> content, for a small or the released vocabulary. Raises `ValueError` where the released one is not what was released."
     if vocabulary not in ("small", "released"):
@@ -222,7 +224,8 @@ def _tokenizer_files(name: str, vocabulary: str) -> dict[str, str]:
     }  # fmt: skip
     whole = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": rows, "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cuts, byte_level]}, "post_processor": byte_level, "decoder": byte_level, "model": model,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cuts, byte_level]}, "post_processor": byte_level, "decoder": byte_level,
+        "model": model,
     }  # fmt: skip
     files = {
         "vocab.json": json.dumps(ids, ensure_ascii=False, separators=(",", ":")), "tokenizer.json": _json(whole),
