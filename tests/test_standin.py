@@ -130,7 +130,7 @@ def test_any_pad_token_trains_and_ends(release, samples, tmp_path, pad):
     end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end_ids(policy)[0] == end and not never_sampled(policy)[end] and policy.pad_id == end
     warm_start(policy, samples, [encode_sample(policy, sample) for sample in samples], steps=25, n_answers=8, batch_size=2, progress=False)
-    trainer = trained(policy, samples, tmp_path)
+    trainer = trained(policy, samples, tmp_path, max_completion_length=24)
     row = next(row for row in trainer.state.log_history if "reward" in row)
     assert row["completions/clipped_ratio"] < 0.5 and math.isfinite(row["loss"] if "loss" in row else 0.0)
 
@@ -385,7 +385,7 @@ def test_recipes_on_a_release(release, tmp_path, recipe, kind):
 
 def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = {"model": str(release("untied")), "limit": 9, "frames": 8, "max_pixels": 4096, "output_dir": str(tmp_path / "out"), "name": "release"}
+    given = {"model": str(release("untied")), "limit": 9, "max_pixels": 4096, "output_dir": str(tmp_path / "out"), "name": "release"}
     papermill.execute_notebook(ROOT / "nbs" / "evaluate.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
     lines = (tmp_path / "out" / "records" / "release.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(lines) == 9 and not any(json.loads(line)["error"] for line in lines)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,7 @@ from videossr.policy import (
     end_ids,
     load_policy,
     sample_tokens,
+    texts_of,
     tiny_policy,
 )
 from .tasks import Sample, render
@@ -253,11 +254,11 @@ class LocalBackend:
 
     def _generate(self, prompts: list[Prompt]) -> list[tuple[str, int]]:
         "Text and number of tokens of each greedy answer."
-        batch = collate(prompts, self.policy.tokenizer.pad_token_id, self.policy.device)
+        batch = collate(prompts, self.policy.pad_id, self.policy.device)
         tokens = sample_tokens(self.policy, batch, 1, temperature=0.0, max_new_tokens=self.max_new_tokens)
         stop = torch.isin(tokens, torch.tensor(end_ids(self.policy), device=tokens.device))
         lengths = torch.where(stop.any(1), stop.int().argmax(1) + 1, tokens.shape[1]).tolist()
-        texts = self.policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        texts = texts_of(self.policy, tokens)
         return list(zip(texts, lengths, strict=True))
 
 # %% ../nbs/46_backends.ipynb #cf30147d
@@ -585,6 +586,8 @@ def open_backend(
     max_new_tokens: int = 32,  # longest reply
     batch_size: int = 8,  # of a model in this process
     seed: int = 0,  # of the tiny policy
+    dtype: str = "auto",  # of the weights of a model in this process; "auto": as it was saved
+    markers: str | None = None,  # form of its video markers; None: as saved, see `load_policy`
     **settings: Any,  # further fields of `Endpoint` or `LocalBackend`
 ) -> LocalBackend | Endpoint:
     "A model in this process, or behind an endpoint. With several processes, each has its own device."
@@ -595,5 +598,5 @@ def open_backend(
         from accelerate import PartialState
 
         device = PartialState(cpu=not torch.cuda.is_available()).device
-    policy = tiny_policy(seed) if model == "tiny" else load_policy(model, device=device)
+    policy = replace(tiny_policy(seed), markers=markers or "released") if model == "tiny" else load_policy(model, dtype=dtype, device=device, markers=markers)
     return LocalBackend(policy, batch_size, max_new_tokens, **settings)

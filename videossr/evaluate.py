@@ -150,6 +150,16 @@ def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[st
             bar.update()
 
 # %% ../nbs/52_evaluate.ipynb #d2c8b741
+def _check_reading(backend: Backend, parse: str, graded: bool) -> None:
+    "Raises `ValueError` where the replies of a policy that thinks would be read to the letter."
+    thought = getattr(getattr(backend, "policy", None), "thought", "")
+    if thought and parse == "paper" and not graded:
+        raise ValueError(
+            f"this policy's chat template opens a thought ({thought.strip()}) in each prompt, and parse='paper' reads replies to the letter: every answer "
+            "would score 0. parse='lenient' reads what stands behind </think>"
+        )
+
+
 def evaluate(
     policy: Policy | Backend,  # who is asked
     samples: Sequence[Sample],  # all get a record
@@ -171,6 +181,7 @@ def evaluate(
     dials = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     local = LocalBackend(policy, **dials) if answer is generate_answers else FunctionBackend(policy, answer, **dials)
     backend = policy if hasattr(policy, "answers") else local
+    _check_reading(backend, parse, graded=grade is not None)
     if world is None or world.is_main_process:
         _prepare(path, name, parse, resume, retry_failed)
     _wait(world)

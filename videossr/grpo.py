@@ -359,6 +359,7 @@ class VideoGRPOConfig(GRPOConfig):
     rollout_groups: int = field(default=8, metadata={"help": "Prompts of a step that are sampled at once on a device."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean over an answer's tokens, then over answers."})
     max_completion_length: int | None = field(default=32, metadata={"help": "Longest answer in tokens."})
+    router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "Load balancing of experts is not computed on shared prompts: 0."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "The reward needs the other columns."})
 
     @classmethod
@@ -429,6 +430,8 @@ def _check(args: VideoGRPOConfig, dataset: Dataset | None) -> None:
             f"per_device_train_batch_size ({args.per_device_train_batch_size}) counts rollouts and must be a multiple of "
             f"num_generations ({args.num_generations}), so that a group stays on one device"
         )
+    if args.router_aux_loss_coef:
+        raise ValueError(f"router_aux_loss_coef is {args.router_aux_loss_coef:g}, and load balancing of experts is not part of this loss: leave it at 0")
     if args.kernel not in KERNELS:
         raise ValueError(f"no kernel {args.kernel!r}; choose from {', '.join(KERNELS)}")
     steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
