@@ -355,7 +355,7 @@ def _random_weights(folder: Path, seed: int, dtype: torch.dtype) -> dict[str, to
             weights[name] = torch.from_numpy(stream.standard_normal(shape, np.float32) * scale).to(dtype)
     return weights
 
-# %% ../nbs/39_released.ipynb #ac33ddb3
+# %% ../nbs/39_released.ipynb #80a11978
 def _config_of(name: str, small: bool, tied: bool | None, first: int) -> dict[str, Any]:
     "The config.json of a release, small or not, tied or not, for a vocabulary with `first` tokens of text."
     config = published_config(name)
@@ -375,14 +375,16 @@ def write_release(
     folder: str | Path,  # made if it is not there
     name: str = "Qwen3-VL-2B",  # one of `RELEASES`
     *,
-    small: bool = True,  # a million weights or two in the layout of the release; False: its true size
+    small: bool = True,  # a million weights or two in the layout of the release; False: its true size, but for the rows of a small vocabulary
     tied: bool | None = None,  # whether input and output embeddings are one matrix; None: as in the release
     thinking: bool = False,  # with the template and the sampling of the Thinking releases
     vocabulary: str = "small",  # "small" (some hundred tokens), or "released", which needs the package dashscope
     seed: int = 0,  # of the random weights
-    dtype: str = "bfloat16",  # of the weights in the file
+    dtype: str = "bfloat16",  # of the weights in the file: "bfloat16", "float16" or "float32"
 ) -> Path:
     "Writes a checkpoint as it is published, with random weights."
+    if dtype not in ("bfloat16", "float16", "float32"):
+        raise ValueError(f'dtype is {dtype!r}; choose "bfloat16", "float16" or "float32"')
     folder, older = Path(folder), name.startswith("Qwen2.5")
     first = _write_processor(folder, name, thinking, vocabulary)
     generation = _moved(_generation_config(name, thinking), _N_TEXT - first)
