@@ -263,7 +263,7 @@ def test_weights_train_in_float32_unless_asked_otherwise(release, samples, tmp_p
 def test_the_share_of_lost_steps_is_what_adam_loses(release):
     "One step of Adam on random gradients moves as few bfloat16 weights as `lost_steps` says, and nearly all float32 ones."
     for dtype, low, high in ((torch.bfloat16, 0.9, 1.0), (torch.float32, 0.0, 0.05)):
-        model = loaded(release("tied"), dtype=dtype).model.language_model
+        model = loaded(release("tied"), dtype=dtype).model.model.language_model
         told = lost_steps(model, 1e-6)
         before = [weight.detach().clone() for weight in model.parameters()]
         for weight in model.parameters():

@@ -149,7 +149,7 @@ def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[st
             found[record.id] = record
             bar.update()
 
-# %% ../nbs/52_evaluate.ipynb #d2c8b741
+# %% ../nbs/52_evaluate.ipynb #99316e81
 def _check_reading(backend: Backend, parse: str, graded: bool) -> None:
     "Raises `ValueError` where the replies of a policy that thinks would be read to the letter."
     thought = getattr(getattr(backend, "policy", None), "thought", "")
@@ -159,7 +159,7 @@ def _check_reading(backend: Backend, parse: str, graded: bool) -> None:
             "would score 0. parse='lenient' reads what stands behind </think>"
         )
 
-
+# %% ../nbs/52_evaluate.ipynb #d2c8b741
 def evaluate(
     policy: Policy | Backend,  # who is asked
     samples: Sequence[Sample],  # all get a record

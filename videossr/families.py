@@ -39,7 +39,7 @@ def timed_positions(
     intervals: Iterator[float],  # positions from one frame slot of a video to the next, of each video in turn
     merge: int = 2,  # patches of a row or a column that become one token
 ) -> torch.Tensor:  # (3, P) int64: along time, height and width
-    "M-RoPE positions of one prompt whose frames are placed by their times. Source: Qwen2.5-VL as released."
+    "M-RoPE positions of one prompt whose frames are placed by their times. Source: Qwen2.5-VL as released with transformers 4.49."
     parts, start = [], 0
     for kind, run in groupby(kinds):
         n = len(list(run))

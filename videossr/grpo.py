@@ -673,7 +673,7 @@ def _reopened(completion: str | list[dict[str, str]], thought: str) -> str | lis
         return thought + completion
     return [{**completion[0], "content": thought + (completion[0].get("content") or "")}, *completion[1:]]
 
-
+# %% ../nbs/41_grpo.ipynb #9b61069f
 class _Grouped(_Seeing):
     "Step five: whole groups in each batch, metrics by task, groups without variance marked or replaced."
 

@@ -43,9 +43,6 @@ __all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'publishe
            'sample_tokens', 'texts_of', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
-_CHOICES = "videossr.json"  # beside config.json, where a choice is not the default
-
-
 @dataclass
 class Policy:
     "A video language model with its processor."
@@ -101,6 +98,9 @@ class Policy:
         self.processor.save_pretrained(folder)
         _write_choices(Path(folder), self)
         return Path(folder)
+
+# %% ../nbs/40_policy.ipynb #d266b5af
+_CHOICES = "videossr.json"  # beside config.json, where a choice is not the default
 
 
 @contextlib.contextmanager

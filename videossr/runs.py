@@ -620,7 +620,7 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: Trai
     policy.model.eval()
     return policy
 
-
+# %% ../nbs/53_runs.ipynb #adf85745
 def _dress(folder: Path, settings: TrainSettings, dtype: torch.dtype) -> None:
     if settings.model != "tiny":
         dress_as_published(folder, settings.model, str(dtype).removeprefix("torch."))
