@@ -11,6 +11,7 @@ import numpy as np
 import papermill
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoProcessor
 
 from videossr import launch, runs
@@ -361,7 +362,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
-@pytest.mark.parametrize("recipe", ["paper", "one-gpu", "one-gpu-lora"])
+@pytest.mark.parametrize("recipe", ["paper", "one-gpu", "one-gpu-lora", "tiny"])
 def test_recipes_on_a_release(release, tmp_path, recipe, kind):
     "Samples, evaluation, plan, training, resume and what is kept, by the launcher with the recipe and -p alone."
     given = {**SMALL, "model": release(kind), "output_dir": tmp_path / "run"}
@@ -381,6 +382,16 @@ def test_recipes_on_a_release(release, tmp_path, recipe, kind):
     run.path("results.json").unlink()
     again = launch.main(["--run", str(run.folder)])
     assert again["tasks"].keys() == found["tasks"].keys() and kept.exists()
+
+
+@pytest.mark.slow
+def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = yaml.safe_load((ROOT / "environments" / "recipes" / "ablations.yaml").read_text(encoding="utf-8"))
+    small = {name: SMALL[name] for name in ("n_train", "n_held_out", "groups", "group_size", "max_new_tokens", "device")}
+    given = {**recipe, **small, "model": str(release("untied")), "steps": 1, "experiments": "figure1,figure5", "seeds": "0", "sizes": "3"}
+    papermill.execute_notebook(ROOT / "nbs" / "ablations.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    assert len([*tmp_path.rglob("results.json")]) >= 4
 
 
 def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch):

@@ -568,7 +568,7 @@ def train_policy(
     "Runs GRPO, from the run's last checkpoint if there is one, and keeps the trained policy as checkpoint `final`."
     final = run.path("checkpoints", "final")
     if final.exists():
-        return load_policy(final, dtype="auto", device=policy.device)
+        return load_policy(final, dtype=policy.model.dtype, device=policy.device)
     reward = make_reward(strict=settings.strict, parse=settings.parse)
     config = grpo_config(run, settings, seed, **changes)
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
@@ -598,8 +598,8 @@ def final_dtype(
 
 
 def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: TrainSettings) -> Policy:
-    "Saves what was trained, adapters merged into the weights, and hands on what was saved: it is what will be evaluated and served."
-    dtype = final_dtype(policy, settings)
+    "Saves what was trained, adapters merged into the weights, and hands on what was saved, computed with as before: it is what will be served."
+    dtype, before = final_dtype(policy, settings), policy.model.dtype
     device, alone = trainer.accelerator.device, trainer.accelerator.num_processes == 1
     is_lora = trainer.model is not policy.model and hasattr(trainer.model, "peft_config")
     if alone and is_lora:
@@ -616,8 +616,8 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: Trai
                 _dress(partial, settings, dtype)
     trainer.accelerator.wait_for_everyone()
     if not alone:
-        return load_policy(final, dtype="auto", device=device)
-    policy.model.eval()
+        return load_policy(final, dtype=before, device=device)
+    policy.model.to(before).eval()
     return policy
 
 # %% ../nbs/53_runs.ipynb #adf85745
