@@ -233,6 +233,8 @@ def test_a_thinking_policy_is_read_behind_its_thought(release, samples, tmp_path
     settings = VideoGRPOConfig.demo(str(tmp_path / "thoughts"), per_device_train_batch_size=4, num_generations=4, max_steps=1, max_completion_length=16)
     VideoGRPOTrainer(policy, reward, settings, to_trl_dataset(samples)).train()
     assert all(text.startswith(policy.thought) for text in seen) and sum("</think>" in text for text in seen) > len(seen) / 2
+    with pytest.raises(ValueError, match=r"make_reward\(parse='lenient'\)"):
+        VideoGRPOTrainer(policy, args=settings, train_dataset=to_trl_dataset(samples))
     thinker = train_settings("demo", model=str(release("thinking")), n_train=4, n_held_out=2, warm_steps=0)
     run = Run.create(tmp_path / "run", thinker, 0)
     with pytest.raises(ValueError, match="parse='lenient'"):
