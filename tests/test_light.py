@@ -53,7 +53,7 @@ def _module(path: Path) -> str:
 
 MODULES = sorted(_module(path) for path in Path(videossr.__file__).parent.rglob("*.py") if path.stem not in ("_modidx",))
 SHOWN = [module for module in MODULES if module.startswith("videossr.viewers")]  # widgets
-TRAINED = ["videossr.grpo", "videossr.memory", "videossr.runs", "videossr.launch", "videossr.sweep"]  # these stand on TRL
+TRAINED = ["videossr.grpo", "videossr.memory", "videossr.runs", "videossr.launch", "videossr.sweep", "videossr.first_gpu"]  # these stand on TRL
 
 
 def test_the_blocker_blocks():
@@ -92,3 +92,11 @@ def test_what_needs_a_decoder_says_so():
 ])  # fmt: skip
 def test_what_the_trainer_lacks_is_named(absent, says):
     assert without((absent,), "import videossr.grpo").startswith(f"ImportError: {says}")
+
+
+def test_the_first_gpu_hour_needs_nothing_else(tmp_path):
+    out = tmp_path / "first.json"
+    argv = ["--size", "tiny", "--device", "cpu", "--repeats", "1", "--parts", "lora,trainer", "--out", str(out)]
+    without(HEAVY, f"from videossr.first_gpu import main; main({argv})")
+    parts = json.loads(out.read_text())["parts"]
+    assert set(parts) == {"lora", "trainer"} and not any("error" in found or "skipped" in found for found in parts.values()), parts
