@@ -20,8 +20,9 @@ import psutil
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from transformers import AutoConfig, DynamicCache, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from .families import family_of
 from .grpo import Packing, VideoGRPOConfig, _token_logps, attend_packed
 from .policy import Policy, Prompt, _next_tokens
 from .versions import relying_on
@@ -32,8 +33,8 @@ with relying_on("torch"):
     from torch.utils._pytree import tree_leaves
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer', 'Workload',
-           'model_config', 'n_weights', 'qwen3_vl_config', 'LiveBytes', 'Passes', 'MemoryPlan', 'memory_plan',
+__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'KINDS', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer', 'Workload',
+           'Kinds', 'kinds_of', 'model_config', 'n_weights', 'LiveBytes', 'Passes', 'MemoryPlan', 'memory_plan',
            'draw_memory', 'workload', 'measured_peak', 'available_memory', 'advice', 'NotEnoughMemory', 'check_memory']
 
 # %% ../nbs/42_memory.ipynb #51cb977a
@@ -119,46 +120,61 @@ class Workload:
             raise ValueError(f"groups ({self.groups}) must be a multiple of groups_at_once ({self.groups_at_once})")
 
 # %% ../nbs/42_memory.ipynb #600a170b
+@dataclass(frozen=True)
+class Kinds:
+    "What repeats in the models of a family, and what is odd about them; all layers are alike, and all blocks of the vision tower."
+    deep: str = ""  # key of the vision config: blocks whose output goes through a merger of its own to the language model (DeepStack)
+    one: dict[str, Any] = field(default_factory=dict)  # further keys of the text config of a model with one layer
+    alike: dict[str, Any] = field(default_factory=dict)  # keys of the text config and the values with which all layers are alike
+    sees: bool = False  # the vision tower runs with gradients even where only adapters of the language model train, if there is checkpointing
+
+
+KINDS: dict[str, Kinds] = {
+    "qwen3_vl": Kinds(deep="deepstack_visual_indexes"),
+    "qwen3_vl_moe": Kinds(deep="deepstack_visual_indexes", alike={"mlp_only_layers": [], "decoder_sparse_step": 1}),
+    # transformers takes patches for an embedding there, whose output must have gradients for checkpointing
+    "qwen2_5_vl": Kinds(one={"layer_types": ["full_attention"]}, sees=True),
+}
+
+
+def kinds_of(
+    config: PreTrainedConfig,
+) -> Kinds:
+    "The pieces of a model. Raises `ValueError` that names a family, or a setting, that cannot be planned, and what that would need."
+    name, text = family_of(config).name, config.get_text_config()
+    if config.model_type not in KINDS:
+        raise ValueError(f"the memory of {name} ({config.model_type}) cannot be planned: it needs a line in KINDS that says which pieces repeat")
+    kinds = KINDS[config.model_type]
+    for key, value in kinds.alike.items():
+        if getattr(text, key) != value:
+            raise ValueError(f"the plan needs layers that are all alike: {key} is {getattr(text, key)} in this {name}, not {value}")
+    return kinds
+
+# %% ../nbs/42_memory.ipynb #6cdf3d1d
 def model_config(
-    name: Policy | Qwen3VLConfig | str | Path,  # a policy, its config, a local folder or a name on the hub
-) -> Qwen3VLConfig:
-    "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for another kind of model."
+    name: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # a policy, its config, the content of a config.json, a folder or a name on the hub
+) -> PreTrainedConfig:
+    "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for a model that cannot be planned."
     if isinstance(name, Policy):
-        return name.model.config
-    if isinstance(name, Qwen3VLConfig):
-        return name
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except OSError as error:
-        raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen3-VL on the hub") from error
-    if not isinstance(config, Qwen3VLConfig):
-        raise ValueError(f"{name} is a {config.model_type}; the memory of Qwen3-VL models is planned here")
-    return config
+        name = name.model.config
+    if isinstance(name, Mapping):
+        name = AutoConfig.for_model(**{"model_type": "unknown", **name})
+    if not isinstance(name, PreTrainedConfig):
+        try:
+            name = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except OSError as error:
+            raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub") from error
+    kinds_of(name)
+    return name
 
 
 def n_weights(
-    config: Qwen3VLConfig,
+    config: PreTrainedConfig,
 ) -> int:
     "Number of weights, tied ones counted once."
     with torch.device("meta"):
-        model = Qwen3VLForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config)
     return sum(weight.numel() for weight in model.parameters())
-
-# %% ../nbs/42_memory.ipynb #ad967030
-def qwen3_vl_config(
-    size: str,  # "2B" or "8B"
-) -> Qwen3VLConfig:
-    "The shape of a released Qwen3-VL, written out."
-    shapes = {"2B": ((2048, 28, 16, 6144), (1024, 24, 4096, [5, 11, 17])), "8B": ((4096, 36, 32, 12288), (1152, 27, 4304, [8, 16, 24]))}
-    if size not in shapes:
-        raise ValueError(f"no shape {size!r} is written out here; choose from {', '.join(shapes)}, or give the model's name to model_config")
-    (wide, layers, heads, inner), (narrow, depth, middle, deep) = shapes[size]
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    text = {"vocab_size": 151936, "hidden_size": wide, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": 8,
-            "head_dim": 128, "intermediate_size": inner, "tie_word_embeddings": size == "2B", "rope_parameters": rope}  # fmt: skip
-    vision = {"hidden_size": narrow, "depth": depth, "intermediate_size": middle, "num_heads": 16, "patch_size": 16, "out_hidden_size": wide,
-              "num_position_embeddings": 2304, "deepstack_visual_indexes": deep}  # fmt: skip
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=size == "2B")
 
 # %% ../nbs/42_memory.ipynb #109b1fda
 class LiveBytes(TorchDispatchMode):
@@ -231,13 +247,15 @@ class _Adapted(torch.nn.Module):
         return (result + self.up(self.down(inputs.to(self.down.weight.dtype))) * 2.0).to(result.dtype)
 
 
-def _adapt(model: torch.nn.Module, rank: int, targets: Sequence[str]) -> None:
-    "Freezes a model and adapts the linear layers of these names."
+def _adapt(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> None:
+    "Freezes a model and adapts the linear layers of these names in its language model."
     model.requires_grad_(False)
-    for module in list(model.modules()):
+    for module in list(model.model.language_model.modules()):
         for name, child in list(module.named_children()):
             if name in targets and isinstance(child, torch.nn.Linear):
                 setattr(module, name, _Adapted(child, rank))
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"adapters reach nothing: no linear layer of the language model is called {', '.join(targets) or 'nothing'}")
 
 # %% ../nbs/42_memory.ipynb #57a57a83
 @functools.lru_cache(maxsize=32)
@@ -246,14 +264,15 @@ def _skeleton(
     dtype: torch.dtype,
     rank: int,
     targets: tuple[str, ...],
-) -> tuple[FakeTensorMode, Qwen3VLForConditionalGeneration, torch.nn.Module, dict[tuple, Passes]]:
+) -> tuple[FakeTensorMode, PreTrainedModel, torch.nn.Module, dict[tuple, Passes]]:
     "The model with one layer of each kind, without memory for its weights; its vision block apart; and room for dry runs."
-    config = Qwen3VLConfig.from_dict(json.loads(config_json))
-    config.text_config.num_hidden_layers = config.vision_config.depth = 1
-    config.vision_config.deepstack_visual_indexes = [0]
+    config = AutoConfig.for_model(**json.loads(config_json))
+    kinds = KINDS[config.model_type]
+    config.text_config.update({"num_hidden_layers": 1, **kinds.one})
+    config.vision_config.update({"depth": 1, **({kinds.deep: [0]} if kinds.deep else {})})
     mode = FakeTensorMode()
     with mode:
-        model = Qwen3VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa").train()
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").train()
         attend_packed(model)
         if rank:
             _adapt(model, rank, targets)
@@ -267,14 +286,16 @@ def _skeleton(
 class _Model:
     "A model's pieces, how often each is there, and what each needs in a pass."
 
-    def __init__(self, config: Qwen3VLConfig, work: Workload):
+    def __init__(self, config: PreTrainedConfig, work: Workload):
         self.config, self.work, self.text, self.vision = config, work, config.text_config, config.vision_config
+        kinds = kinds_of(config)
         self.dtype = getattr(torch, work.weight_dtype)
         key = (config.to_json_string(use_diff=False), self.dtype, work.lora_rank, work.lora_targets)
         self.mode, self.whole, self.block, self.done = _skeleton(*key)
         self.tower, self.layer = self.whole.model.visual, self.whole.model.language_model.layers[0]
-        self.deep, self.n_deep = self.tower.deepstack_merger_list[0], len(self.vision.deepstack_visual_indexes)
+        self.deep, self.n_deep = (self.tower.deepstack_merger_list[0], len(getattr(self.vision, kinds.deep))) if kinds.deep else (torch.nn.Identity(), 0)
         self.times = {self.layer: self.text.num_hidden_layers, self.block: self.vision.depth, self.deep: self.n_deep}
+        self.sees = not work.lora_rank or (kinds.sees and work.gradient_checkpointing)  # gradients reach the vision tower
 
     def count(
         self,
@@ -321,23 +342,27 @@ class _Model:
         packed: int = 0,  # groups that are packed in the row; 0: no packing
     ) -> Passes:
         "One layer of the language model."
-        heads, wide = self.text.num_key_value_heads, self.text.head_dim
-
-        def call(hidden: torch.Tensor, cosine: torch.Tensor, *past: torch.Tensor) -> torch.Tensor:
+        def call(hidden: torch.Tensor, *past: torch.Tensor) -> torch.Tensor:
             cache = None if cached is None else DynamicCache()
             if past:
                 cache.update(past[0], past[1], 0)
-            return self.layer(hidden, (cosine, cosine), mask, past_key_values=cache, packing=packing)
+            return self.layer(hidden, attention_mask=mask, position_embeddings=angles, past_key_values=cache, packing=packing)
 
         with self.mode:
+            angles = self.angles(rows, length)
             mask = torch.ones(rows, 1, length, length + (cached or 0), dtype=torch.bool)  # counted once, not in each layer
             packing = Packing((self.work.prompt_tokens,) * packed, ((self.work.answer_tokens,) * self.work.group_size,) * packed) if packed else None
             if packed:
                 packing.groups  # noqa: B018  the masks are made once, for all layers
         if rows == 1 and cached == 0:
             mask = None  # one prompt has no padding
-        past = [(rows, heads, cached, wide)] * 2 if cached else []
-        return self._run(("layer", cached, packed, packed and self.work.prompt_tokens), call, (rows, length, self.text.hidden_size), (rows, length, wide), *past, grad=cached is None)
+        past = [(rows, self.text.num_key_value_heads, cached, self.layer.self_attn.head_dim)] * 2 if cached else []
+        return self._run(("layer", cached, packed, packed and self.work.prompt_tokens), call, (rows, length, self.text.hidden_size), *past, grad=cached is None)
+
+    def angles(self, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        "Cosines and sines of positions, which are made once for all layers."
+        hidden = torch.zeros(rows, length, self.text.hidden_size, dtype=self.dtype)
+        return self.whole.model.language_model.rotary_emb(hidden, torch.zeros(3, rows, length, dtype=torch.long))
 
     def run_block(self, patches: int) -> Passes:
         "One block of the vision tower."
@@ -346,15 +371,16 @@ class _Model:
         def call(hidden: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
             return self.block(hidden, cu_seqlens=np.array([0, len(hidden)]), position_embeddings=(cosine, cosine))
 
-        return self._run(("block",), call, (patches, size), (patches, wide), grad=not self.work.lora_rank)
+        return self._run(("block",), call, (patches, size), (patches, wide), grad=self.sees)
 
     def run_stem(self, patches: int) -> Passes:
         "The vision tower without its blocks: from pixels to patches, and from patches to the language model's inputs."
         def call(pixels: torch.Tensor) -> torch.Tensor:
             pixels = torch.zeros_like(pixels) if self.dtype != torch.float32 else pixels  # frames are cast to the weights' type
             long = functools.partial(torch.zeros, dtype=torch.long)
-            made = {"interp_indices": long(patches, 4), "interp_weights": torch.zeros(patches, 4), "position_ids": long(patches, 2)}
             grid, ends = torch.ones(1, 3, dtype=torch.long), np.array([0, patches])
+            made = {"position_ids": long(patches, 2), "interp_indices": long(patches, 4), "interp_weights": torch.zeros(patches, 4),
+                    "window_index": long(patches // self.merged), "cu_window_seqlens": ends}  # fmt: skip
             return self.tower(pixels, grid_thw=grid, cu_seqlens=ends, max_seqlen=patches, **made).pooler_output
 
         passes = self._run(("stem",), call, (patches, self.pixels), grad=False)
@@ -364,7 +390,7 @@ class _Model:
 
     def run_deep(self, patches: int) -> Passes:
         "One of the mergers that hand patches to the first layers of the language model."
-        return self._run(("deep",), self.deep, (patches, self.vision.hidden_size), grad=not self.work.lora_rank)
+        return self._run(("deep",), self.deep, (patches, self.vision.hidden_size), grad=self.sees)
 
     def run_tail(self, tokens: int, answers: int) -> Passes:
         "Norm, vocabulary and log-probabilities: of some tokens, those before the answers' own."
@@ -383,6 +409,11 @@ class _Model:
         return self._run(("sampling",), call, (1, rows, self.text.vocab_size), grad=False)
 
     @property
+    def merged(self) -> int:
+        "Patches that become one token."
+        return self.vision.spatial_merge_size**2
+
+    @property
     def pixels(self) -> int:
         "Numbers in a patch."
         return self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
@@ -390,8 +421,8 @@ class _Model:
     def cache_bytes(self) -> int:
         "Bytes of keys and values of one token in all layers."
         with self.mode, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
-            cache, angles = DynamicCache(), torch.zeros(1, 1, self.text.head_dim, dtype=self.dtype)
-            self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), (angles, angles), None, past_key_values=cache)
+            cache = DynamicCache()
+            self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), position_embeddings=self.angles(1, 1), past_key_values=cache)
             return self.text.num_hidden_layers * (cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes)
 
     def casts(self, piece: torch.nn.Module | None = None) -> int:
@@ -399,7 +430,8 @@ class _Model:
         if not self.work.bf16 or self.dtype == torch.bfloat16:
             return 0
         def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
-            return isinstance(module, (torch.nn.Linear, torch.nn.Conv3d))
+            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
+            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
         if piece is None:
             return 2 * self.count(is_matrix)
         return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
@@ -447,7 +479,7 @@ def _blind(model: _Model, patches: int, rows: int, length: int, mask: int, **how
     "Workspace of a pass without gradients: in the vision tower, and in the language model behind it."
     work, item = model.work, model.dtype.itemsize
     own = 0 if work.lora_rank or work.sharded else 1  # autocast keeps copies of weights that train: a part of its own
-    features = patches // 4 * model.text.hidden_size * item * (1 + model.n_deep)
+    features = patches // model.merged * model.text.hidden_size * item * (1 + model.n_deep)
     stem, block, layer = model.run_stem(patches), model.run_block(patches), model.run_layer(rows, length, **how)
     seen = patches * (model.vision.hidden_size * item + (model.pixels * item if item < 4 else 0))  # frames are cast to bfloat16 weights
     look = max(stem.alone - own * model.casts(model.tower), seen + features + block.alone - own * model.casts(model.block))
@@ -458,16 +490,17 @@ def _rollout(model: _Model) -> Need:
     "The rollouts of a step, so many prompts at once."
     work, own = model.work, not (model.work.lora_rank or model.work.sharded)
     groups, prompt, tail = min(work.groups, work.rollout_groups), work.prompt_tokens, work.group_size * work.answer_tokens
-    always = {"frames": groups * work.patches * model.pixels * 4, "bfloat16 copies": own * model.casts(),
-              "gathered weights": _gathered(model, 2)}  # fmt: skip
+    vocabulary = model.casts(model.whole.lm_head)
+    unused = own * vocabulary if work.groups <= work.rollout_groups else 0  # the copy of the vocabulary, until the first tokens are chosen
+    always = {"frames": groups * work.patches * model.pixels * 4, "gathered weights": _gathered(model, 2), "bfloat16 copies": own * model.casts()}
+    before = {**always, "bfloat16 copies": own * model.casts() - unused}
     look, read = _blind(model, groups * work.patches, groups, prompt, groups * prompt**2, cached=0)
     decode = model.run_layer(groups, work.group_size, prompt + tail - work.group_size).alone - own * model.casts(model.layer)
-    vocabulary = 0 if own else model.casts(model.whole.lm_head)
-    choice = max(vocabulary, model.run_sampling(groups * work.group_size).alone)
+    choice = max(0 if own else vocabulary, model.run_sampling(groups * work.group_size).alone)
     token = groups * model.cache_bytes()
     return _most(
-        {**always, "workspace": look},
-        {**always, "KV cache": prompt * token, "workspace": read},
+        {**before, "workspace": look},
+        {**before, "KV cache": prompt * token, "workspace": read},
         {**always, "KV cache": (prompt + tail) * token, "workspace": max(decode, choice)},
     )
 
@@ -477,7 +510,7 @@ class _Loss:
 
     def __init__(self, model: _Model):
         self.model, work = model, model.work
-        self.full, self.saves = not work.lora_rank, work.gradient_checkpointing
+        self.full, self.sees, self.saves = not work.lora_rank, model.sees, work.gradient_checkpointing
         groups, n_answers, prompt, answer = work.groups_at_once, work.group_size, work.prompt_tokens, work.answer_tokens
         self.packed, written = groups if work.share_prefix else 0, n_answers * answer
         packed = (1, groups * (prompt + written))
@@ -495,10 +528,10 @@ class _Loss:
 
     @property
     def seen(self) -> int:
-        "What the vision tower keeps; adapters are in the language model alone, so with them it is its output."
+        "What the vision tower keeps; where no gradient reaches it, its output."
         model = self.model
         kept = self.stem.kept - self.full * model.casts(model.tower) + model.n_deep * (self.deep.kept - self.full * model.casts(model.deep))
-        return kept + self.full * model.vision.depth * self._keep(self.block, model.block)
+        return kept + self.sees * model.vision.depth * self._keep(self.block, model.block)
 
     @property
     def read(self) -> int:
@@ -512,9 +545,9 @@ class _Loss:
             return 0
         return self.model.casts() if self.full else self.model.text.num_hidden_layers * self.model.casts(self.model.layer)
 
-    def always(self, n_layers: int) -> Need:
+    def always(self, n_layers: int, frames: bool = True) -> Need:
         "Frames and gathered weights."
-        return {"frames": self.patches * self.model.pixels * 4, "gathered weights": _gathered(self.model, n_layers)}
+        return {"frames": frames * self.patches * self.model.pixels * 4, "gathered weights": _gathered(self.model, n_layers)}
 
     def reference(self) -> Need:
         "The reference's pass; with adapters, the model's without them."
@@ -532,13 +565,15 @@ class _Loss:
 
     def backward(self, gradients: int) -> list[Need]:
         "Moments of the backward pass, from the logits to the embedding."
-        model, work, always = self.model, self.model.work, self.always(3)
+        model, work = self.model, self.model.work
+        always = self.always(3, self.full and not work.bf16 and model.dtype == torch.float32)  # else the tower has kept a copy, or nothing
         split = work.processes if work.sharded else 1
         vocabulary = self.full * model.text.vocab_size * model.text.hidden_size * model.dtype.itemsize // split
         again = vocabulary if model.config.tie_word_embeddings or work.groups > work.groups_at_once else 0  # added to what is there
         tower = sum(model.numel(piece, _trained) for piece in (model.tower, model.block)) * model.dtype.itemsize // split
         piled = gradients if work.groups > work.groups_at_once else 0  # of the passes before
-        read = max(piled, gradients - tower - (vocabulary - again))
+        mine = model.numel(model.layer, _trained) * model.dtype.itemsize // model.text.num_hidden_layers // split  # in the workspace
+        read = max(piled, gradients - tower - (vocabulary - again) - mine)
         layer = max(self.layer.forward, self.layer.backward) if self.saves else self.layer.backward - self.layer.kept
         block = max(self.block.forward, self.block.backward) if self.saves else self.block.backward - self.block.kept
         logits = self.tail.backward - (0 if self.saves else model.casts(model.whole.lm_head))
@@ -548,7 +583,7 @@ class _Loss:
             {**kept, "gradients": max(piled, vocabulary), "workspace": layer},
             {**always, "gradients": read, "activations": self.seen + 2 * self.hidden, "workspace": layer},
         ]
-        if self.full:
+        if self.sees:
             stem = max(0, self.stem.backward - self.stem.kept)
             needs.append({**always, "gradients": read, "activations": self.seen, "workspace": block})
             needs.append({**always, "gradients": gradients, "activations": self.stem.kept, "workspace": max(block, stem, again)})
@@ -575,7 +610,7 @@ def _markdown(table: pd.DataFrame) -> str:
 class MemoryPlan:
     "Bytes that a run needs on each device, by moment of a step and part."
     moments: dict[str, Need]
-    config: Qwen3VLConfig = field(repr=False)
+    config: PreTrainedConfig = field(repr=False)
     work: Workload
     host: int = 0  # bytes in CPU memory beside these: prompts, paged optimiser
 
@@ -606,7 +641,7 @@ class MemoryPlan:
 
 # %% ../nbs/42_memory.ipynb #2f1c43f7
 def memory_plan(
-    model: Policy | Qwen3VLConfig | str | Path,  # as for `model_config`
+    model: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # as for `model_config`
     work: Workload,
 ) -> MemoryPlan:
     "What a run will need. Runs one layer of each kind on tensors without content: about a second, no memory."
