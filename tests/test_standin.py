@@ -162,6 +162,13 @@ def test_a_barred_answer_and_a_loss_that_is_not_finite_are_errors(release, sampl
         warm_start(policy, samples, prompts, steps=1, progress=False)
 
 
+def test_a_grpo_loss_that_is_not_finite_is_an_error(release, samples, tmp_path):
+    settings = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_steps=1, max_completion_length=4)
+    trainer = VideoGRPOTrainer(loaded(release("tied")), lambda completions, **_: [math.inf, 0.0, 0.0, 1.0], settings, to_trl_dataset(samples))
+    with pytest.raises(FloatingPointError, match="loss is nan after step 0"):
+        trainer.train()
+
+
 # What is not trained here
 
 

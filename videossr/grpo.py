@@ -647,6 +647,8 @@ class _Seeing(_Sampling):
             self._live = None
         if not self._looked:
             raise RuntimeError(f"this loss was computed without the video, by other methods than videossr replaces; {advice('trl')}")
+        if not torch.isfinite(loss):  # transformers' log would show the mean of the losses before
+            raise FloatingPointError(f"the loss is {loss.item()} after step {self.state.global_step}: lower learning_rate ({self.args.learning_rate:g}), or train float32 weights")
         return loss
 
 # %% ../nbs/41_grpo.ipynb #2fd0d280

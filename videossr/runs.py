@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -41,9 +42,9 @@ from .versions import installed
 
 # %% auto #0
 __all__ = ['PRESETS', 'OLDER', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run',
-           'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy', 'note_policy',
-           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of', 'check_room', 'train_policy',
-           'final_dtype', 'floors_of', 'finish', 'draw_run', 'draw_answers']
+           'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
+           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of', 'check_room',
+           'train_policy', 'final_dtype', 'floors_of', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -268,8 +269,8 @@ class Run:
         return self.folder.joinpath(*parts)
 
     def write_json(self, name: str, values: Any) -> None:
-        "Writes a small JSON file for people and programs."
-        write_whole(self.path(name), json.dumps(values, indent=1, default=str) + "\n")
+        "Writes a small JSON file for people and programs. Raises `ValueError` for numbers that JSON does not have."
+        write_whole(self.path(name), json.dumps(values, indent=1, default=str, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         "Reads it back; None where there is none."
@@ -369,6 +370,14 @@ def about_policy(
     }  # fmt: skip
 
 
+def policy_line(
+    about: dict[str, Any],  # from `about_policy`
+) -> str:
+    "The same in a sentence, for a log."
+    thought = f"; the chat template opens {about['thought'].strip()}: answers are read behind </think>" if about["thought"] else ""
+    return f"{about['family']} in {about['dtype']}, {about['markers']} markers; answers end in {', '.join(about['ends'])}{thought}"
+
+
 def note_policy(
     run: Run,
     policy: Policy,
@@ -416,6 +425,11 @@ def make_policy(
     note_policy(run, policy, settings)
     return policy, run.read_json("warm-start.json")
 
+# %% ../nbs/53_runs.ipynb #1dba9a07
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    "Numbers as JSON has them: null for what is not finite, as a mean over no answers."
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+
 # %% ../nbs/53_runs.ipynb #f44b5a79
 class RunLog(TrainerCallback):
     "Writes each step's numbers to the run's log and shows reward and speed in a progress bar."
@@ -434,7 +448,7 @@ class RunLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **logs}
+        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **_finite(logs)}
         with self.run.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.update(state.global_step - self.bar.n)
