@@ -164,7 +164,9 @@ def test_a_barred_answer_and_a_loss_that_is_not_finite_are_errors(release, sampl
 
 def test_a_grpo_loss_that_is_not_finite_is_an_error(release, samples, tmp_path):
     settings = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_steps=1, max_completion_length=4)
-    trainer = VideoGRPOTrainer(loaded(release("tied")), lambda completions, **_: [math.inf, 0.0, 0.0, 1.0], settings, to_trl_dataset(samples))
+    trainer = VideoGRPOTrainer(loaded(release("tied")), lambda completions, **_: [1.0, 0.0, 0.0, 1.0], settings, to_trl_dataset(samples))
+    score = trainer._score
+    trainer._score = lambda *given: tuple(values * math.nan for values in score(*given))
     with pytest.raises(FloatingPointError, match="loss is nan after step 0"):
         trainer.train()
 
