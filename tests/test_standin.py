@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import papermill
 import pytest
 import torch
 import yaml
@@ -399,6 +398,7 @@ def test_recipes_on_a_release(release, tmp_path, recipe, kind):
 
 @pytest.mark.slow
 def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
+    papermill = pytest.importorskip("papermill")
     monkeypatch.chdir(tmp_path)
     recipe = yaml.safe_load((ROOT / "environments" / "recipes" / "ablations.yaml").read_text(encoding="utf-8"))
     small = {name: SMALL[name] for name in ("n_train", "n_held_out", "groups", "group_size", "max_new_tokens", "device")}
@@ -408,6 +408,7 @@ def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
 
 
 def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch):
+    papermill = pytest.importorskip("papermill")
     monkeypatch.chdir(tmp_path)
     given = {"model": str(release("untied")), "limit": 9, "max_pixels": 4096, "output_dir": str(tmp_path / "out"), "name": "release"}
     papermill.execute_notebook(ROOT / "nbs" / "evaluate.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
