@@ -1,21 +1,32 @@
 """The memory plan: hand counts, what each setting must do to it, refusals, and optimisers that really train."""
 
 import importlib.util
+import json
+import multiprocessing
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, TrainerCallback
 
 from videossr import memory
 from videossr.data import to_trl_dataset
-from videossr.demo import demo_videos
+from videossr.demo import demo_videos, paint_evening, write_mp4
 from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer
 from videossr.memory import (
     OPTIMIZERS,
+    PIECES,
     LiveBytes,
     NotEnoughMemory,
     Workload,
+    adapted,
+    adapter_layers,
     advice,
     available_memory,
     check_memory,
@@ -23,12 +34,13 @@ from videossr.memory import (
     memory_plan,
     model_config,
     n_weights,
-    qwen3_vl_config,
     require_optimizer,
     workload,
 )
-from videossr.policy import encode_sample, load_policy, tiny_policy
+from videossr.policy import Policy, encode_sample, load_policy, tiny_policy
+from videossr.released import RELEASES, published_config, release_processor, write_release
 from videossr.tasks import make_sample
+from videossr.tasks.grounding import GroundingDifficulty
 
 WORK = Workload(prompt_tokens=300, patches=512, answer_tokens=16, group_size=8, groups_at_once=2, groups=4, beta=0.1)
 
@@ -84,9 +96,52 @@ def test_live_bytes_agree_with_the_allocator():
     assert abs(live.peak / measured - 1) < 0.02
 
 
-@pytest.mark.parametrize("size", ["2B", "8B"])
-def test_released_shapes(size):
-    assert n_weights(qwen3_vl_config(size)) // 10**9 == int(size[0])
+def published_folder(folder, name, tied=None):
+    "A folder with nothing but a config.json, as published, or with embeddings tied or not, as releases say that."
+    config = published_config(name)
+    if tied is not None:
+        config["tie_word_embeddings"] = tied
+        config.get("text_config", {}).pop("tie_word_embeddings", None)  # untied releases lack it there
+        if tied and "text_config" in config:
+            config["text_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_published_files_can_be_planned(name, tmp_path):
+    folder = published_folder(tmp_path, name)
+    config = model_config(folder)
+    billions = float(re.search(r"-([\d.]+)B", name)[1])
+    assert 0.9 < n_weights(config) / 1e9 / billions < 1.3  # names count without the tower, or without the embeddings
+    assert memory_plan(folder, WORK).moments["update"]["weights"] == 4 * n_weights(config)
+    assert memory_plan(published_config(name), WORK) == memory_plan(folder, WORK)
+    config.save_pretrained(tmp_path)  # transformers writes all keys, also those that published files lack
+    assert memory_plan(tmp_path, WORK).moments == memory_plan(config, WORK).moments
+
+
+def test_tied_and_untied_files(tmp_path):
+    for name in RELEASES:
+        tied, untied = (memory_plan(published_folder(tmp_path, name, value), WORK) for value in (True, False))
+        text = untied.config.get_text_config()
+        vocabulary = 4 * text.vocab_size * text.hidden_size
+        for part, times in {"weights": 1, "reference": 1, "optimiser": 2, "gradients": 1}.items():
+            assert at(untied, "update", part) - at(tied, "update", part) == times * vocabulary, name
+        assert untied.config.tie_word_embeddings is False and tied.total < untied.total
+
+
+def test_gradients_of_tied_embeddings_meet():
+    "With one matrix for both, the gradient of the input embeddings is added to that of the vocabulary, and is there beside it."
+    work = replace(WORK, groups=2)  # one pass, so that no gradients are there before
+    config = published_config("Qwen3-VL-2B")
+    parts = memory._Model(model_config(config), work), memory._Model(model_config({**config, "tie_word_embeddings": False}), work)
+    tied, untied = (memory._Loss(model).backward(4 * model.count())[-1]["workspace"] for model in parts)
+    assert tied == 4 * 151936 * 2048 > untied
+
+
+def test_thirty_billion():
+    n = n_weights(model_config(published_config("Qwen3-VL-30B-A3B")))
+    assert round(4 * n / 1e9, 1) == 124.3
 
 
 def test_config_of_a_folder(start):
@@ -149,12 +204,67 @@ def test_lora_trains_adapters_alone(config):
     assert at(plan, "reference", "reference") == 0 and "reference" in plan.moments, "the pass is there, a second model is not"
 
 
-def test_adapters_are_as_many_as_with_peft(config):
+FAMILIES = ("Qwen3-VL-8B", "Qwen3-VL-30B-A3B", "Qwen2.5-VL-7B")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def small(request, tmp_path_factory):
+    "A small model of each family, in the layout of its release."
+    return AutoModelForImageTextToText.from_pretrained(write_release(tmp_path_factory.mktemp("small"), request.param), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("targets", [memory.LORA_TARGETS, ("q_proj", "v_proj")])
+def test_adapters_are_as_many_as_with_peft(small, targets):
     peft = pytest.importorskip("peft", reason="pip install peft")
-    policy = tiny_policy(width=256, n_layers=6)
-    real = peft.get_peft_model(policy.model, peft.LoraConfig(r=8, target_modules=list(memory.LORA_TARGETS)))
+    copy = AutoModelForImageTextToText.from_config(small.config)
+    real = peft.get_peft_model(copy, peft.LoraConfig(r=8, target_modules=adapter_layers(targets)))
+    names = {name.split(".lora_")[0] for name, weight in real.named_parameters() if weight.requires_grad}
+    assert not any("visual" in name or "experts" in name for name in names)
     n_trained = sum(weight.numel() for weight in real.parameters() if weight.requires_grad)
-    assert memory_plan(config, replace(WORK, lora_rank=8)).moments["update"]["gradients"] == 4 * n_trained
+    assert memory_plan(small.config, replace(WORK, lora_rank=8, lora_targets=targets)).moments["update"]["gradients"] == 4 * n_trained
+    said = adapted(small.config, targets)
+    assert set(said.split(";")[0].removeprefix("adapters on ").split(", ")) == {name.split(".")[-1] for name in names}
+
+
+def test_pieces_make_up_the_model(small):
+    work = replace(WORK, lora_rank=0)
+    assert memory._Model(small.config, work).count() == n_weights(small.config) == sum(weight.numel() for weight in small.parameters())
+
+
+def test_what_adapters_leave_alone():
+    said = adapted(published_config("Qwen3-VL-30B-A3B"))
+    assert "experts 28.99 billion (93.3%)" in said and said.endswith("no linear layer is called gate_proj, up_proj, down_proj")
+    shares = [float(share) for share in re.findall(r"\(([\d.]+)%\)", said)]
+    assert 99.5 < sum(shares) <= 100.1
+    with pytest.raises(ValueError, match="adapters reach nothing.*up_proj"):
+        memory_plan(published_config("Qwen3-VL-30B-A3B"), replace(WORK, lora_rank=8, lora_targets=("up_proj",)))
+
+
+def test_which_towers_get_gradients_with_adapters(small):
+    "What transformers does for adapters with checkpointing reaches the patches of some families."
+    copy = AutoModelForImageTextToText.from_config(small.config).requires_grad_(False)
+    copy.enable_input_require_grads()
+    vision = small.config.vision_config
+    patches = torch.zeros(4, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    assert copy.model.visual.patch_embed(patches).requires_grad == PIECES[small.config.model_type].sees
+
+
+def test_experts_run_at_once(small):
+    "The dry run needs shapes that do not depend on which token goes to which expert."
+    if small.config.model_type == "qwen3_vl_moe":
+        skeleton = memory._Model(small.config, WORK).whole
+        assert skeleton.config.get_text_config()._experts_implementation == small.config.get_text_config()._experts_implementation == "grouped_mm"
+
+
+def test_more_experts_need_more_memory_but_not_more_activations():
+    config = published_config("Qwen3-VL-30B-A3B")
+    fewer = config | {"text_config": config["text_config"] | {"num_experts": 64}}
+    work = replace(WORK, lora_rank=8)
+    more, less = memory_plan(config, work), memory_plan(fewer, work)
+    assert at(more, "forward", "weights") > 1.8 * at(less, "forward", "weights")
+    assert at(more, "forward", "activations") == at(less, "forward", "activations")
+    twice = memory_plan(config | {"text_config": config["text_config"] | {"num_experts_per_tok": 16}}, replace(work, gradient_checkpointing=False))
+    assert at(twice, "forward", "activations") > 1.1 * at(memory_plan(config, replace(work, gradient_checkpointing=False)), "forward", "activations")
 
 
 def test_a_plan_is_not_changed_by_another(config):
@@ -194,6 +304,24 @@ def test_workload_of_a_configuration(start, samples, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ refusal
+
+
+def test_families_without_a_plan(tmp_path, monkeypatch):
+    AutoConfig.for_model("qwen2_vl").save_pretrained(tmp_path)
+    for model in (tmp_path, {"model_type": "qwen2_vl"}):
+        with pytest.raises(ValueError, match="models of type 'qwen2_vl' are not trained here"):
+            model_config(model)
+    monkeypatch.delitem(PIECES, "qwen2_5_vl")
+    with pytest.raises(ValueError, match=r"memory of Qwen2.5-VL \(qwen2_5_vl\) cannot be planned: it needs a line in PIECES"):
+        memory_plan(published_folder(tmp_path, "Qwen2.5-VL-7B"), WORK)
+
+
+@pytest.mark.parametrize(("key", "value"), [("mlp_only_layers", [0]), ("decoder_sparse_step", 2)])
+def test_layers_that_differ(key, value):
+    config = published_config("Qwen3-VL-30B-A3B")
+    config["text_config"][key] = value
+    with pytest.raises(ValueError, match=rf"{key} is {re.escape(str(value))} in this Qwen3-VL MoE"):
+        memory_plan(config, WORK)
 
 
 def test_refusal(config):
@@ -279,6 +407,84 @@ def test_optimiser_trains(start, samples, tmp_path, optim):
     plan = memory_plan(policy, Workload(100, 100, 8, optim=optim, on_cpu=True))
     # Tensors below 4,096 numbers stay at 32 bits; in a policy this small they are a part that shows.
     assert 0.9 < kept / plan.moments["update"]["optimiser"] < (1.05 if OPTIMIZERS[optim].bits in (None, 32) else 1.75)
+
+
+# --------------------------------------------------------------------------------------------------------- true size
+
+
+def peak_resident():
+    "Most bytes that this process ever held in memory (Linux)."
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+class Resident(TrainerCallback):
+    "Notes the peak where training ends, before the profiler sorts what it has seen."
+
+    def on_train_end(self, *args, **kwargs):
+        self.peak = peak_resident()
+
+
+def whole_step(folder, name="Qwen3-VL-2B", n_frames=16):
+    "One step of environments/recipes/one-gpu-lora.yaml with a smaller model, at its true shape: bytes planned, counted by the allocator, and resident."
+    import peft
+
+    before = psutil.Process().memory_info().rss
+    torch.set_num_threads(os.cpu_count() or 1)
+    config, processor = model_config(published_config(name)), release_processor(name)
+    ids = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    config.update({key: processor.tokenizer.convert_tokens_to_ids(token) for key, token in ids.items()})
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    buffers = dict(AutoModelForImageTextToText.from_config(small_of(config)).named_buffers())
+    model.to_empty(device="cpu").tie_weights()
+    for key, buffer in model.named_buffers():
+        buffer.copy_(buffers[key])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.uniform_(-0.035, 0.035)
+    policy = Policy(model.eval(), processor)
+    frames = paint_evening(np.random.default_rng(0))[:, :128, :128].repeat(2, 1).repeat(2, 2)
+    difficulty = GroundingDifficulty(n_frames=n_frames, min_length=4, max_length=n_frames - 4)
+    sample = make_sample("grounding", write_mp4(Path(folder, "video.mp4"), frames), difficulty=difficulty)
+    run = VideoGRPOConfig.paper(
+        str(folder), use_cpu=True, max_steps=1, num_generations=8, per_device_train_batch_size=8, gradient_accumulation_steps=1, beta=0.0,
+        max_completion_length=8, save_steps=1, learning_rate=1e-5, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+
+    def reward(completions, **_):
+        return [float(index % 2) for index in range(len(completions))]
+
+    adapters, resident = peft.LoraConfig(r=16, lora_alpha=32, target_modules=adapter_layers(), task_type="CAUSAL_LM"), Resident()
+    trainer = VideoGRPOTrainer(policy, reward, run, to_trl_dataset([sample]), peft_config=adapters, callbacks=[resident])
+    plan = memory_plan(policy, workload(run, [encode_sample(policy, sample)], lora_rank=16, weight_dtype="bfloat16"))
+    weights = sum(weight.nbytes for weight in trainer.model.parameters())
+    counted = weights + measured_peak(trainer.train)
+    saved = Path(folder, "checkpoint-1", "adapter_model.safetensors").stat().st_size
+    return {"planned": plan.total, "counted": counted, "resident": resident.peak - before, "weights": weights, "saved": saved, "steps": trainer.state.global_step}
+
+
+def small_of(config):
+    "The same with one layer of each kind: for what is not trained, such as the angles of positions."
+    few = AutoConfig.for_model(**config.to_dict())
+    few.text_config.update({"num_hidden_layers": 1, "vocab_size": 8})
+    few.vision_config.update({"depth": 1, "deepstack_visual_indexes": [0]})
+    return few
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' count of resident memory")
+def test_a_step_at_true_size(tmp_path, monkeypatch):
+    "2.1 billion bfloat16 weights with LoRA: rollout, loss, optimiser and checkpoint in a fresh process. Takes minutes and 6 GB."
+    pytest.importorskip("peft", reason="pip install peft")
+    if available_memory() < 9e9:
+        pytest.skip("needs 9 GB of free memory")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # else glibc keeps what was freed, some GB of it
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        found = fresh.submit(whole_step, tmp_path).result()
+    print({name: value / 1e9 for name, value in found.items()})
+    assert found["steps"] == 1 and found["saved"] > 4 * 16e6
+    assert abs(found["planned"] / found["counted"] - 1) < 0.05
+    assert abs(found["planned"] / found["resident"] - 1) < 0.10
 
 
 def test_chapter_imports_nothing_optional():

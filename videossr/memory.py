@@ -33,9 +33,10 @@ with relying_on("torch"):
     from torch.utils._pytree import tree_leaves
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'KINDS', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer', 'Workload',
-           'Kinds', 'kinds_of', 'model_config', 'n_weights', 'LiveBytes', 'Passes', 'MemoryPlan', 'memory_plan',
-           'draw_memory', 'workload', 'measured_peak', 'available_memory', 'advice', 'NotEnoughMemory', 'check_memory']
+__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'PIECES', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer',
+           'adapter_layers', 'Workload', 'Pieces', 'pieces_of', 'model_config', 'n_weights', 'LiveBytes', 'Passes',
+           'adapted', 'MemoryPlan', 'memory_plan', 'draw_memory', 'workload', 'measured_peak', 'available_memory',
+           'advice', 'NotEnoughMemory', 'check_memory']
 
 # %% ../nbs/42_memory.ipynb #51cb977a
 @dataclass(frozen=True)
@@ -86,6 +87,13 @@ def require_optimizer(
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+def adapter_layers(
+    targets: Sequence[str] = LORA_TARGETS,  # names of linear layers
+) -> str:
+    "Those of the language model, as `target_modules` of a `peft.LoraConfig`; the tower of Qwen2.5-VL has layers of the same names."
+    return rf".*language_model.*\.({'|'.join(targets)})"
+
+
 @dataclass(frozen=True)
 class Workload:
     "All that decides how much memory a run needs, beside the model."
@@ -121,7 +129,7 @@ class Workload:
 
 # %% ../nbs/42_memory.ipynb #600a170b
 @dataclass(frozen=True)
-class Kinds:
+class Pieces:
     "What repeats in the models of a family, and what is odd about them; all layers are alike, and all blocks of the vision tower."
     deep: str = ""  # key of the vision config: blocks whose output goes through a merger of its own to the language model (DeepStack)
     one: dict[str, Any] = field(default_factory=dict)  # further keys of the text config of a model with one layer
@@ -129,26 +137,26 @@ class Kinds:
     sees: bool = False  # the vision tower runs with gradients even where only adapters of the language model train, if there is checkpointing
 
 
-KINDS: dict[str, Kinds] = {
-    "qwen3_vl": Kinds(deep="deepstack_visual_indexes"),
-    "qwen3_vl_moe": Kinds(deep="deepstack_visual_indexes", alike={"mlp_only_layers": [], "decoder_sparse_step": 1}),
+PIECES: dict[str, Pieces] = {
+    "qwen3_vl": Pieces(deep="deepstack_visual_indexes"),
+    "qwen3_vl_moe": Pieces(deep="deepstack_visual_indexes", alike={"mlp_only_layers": [], "decoder_sparse_step": 1}),
     # transformers takes patches for an embedding there, whose output must have gradients for checkpointing
-    "qwen2_5_vl": Kinds(one={"layer_types": ["full_attention"]}, sees=True),
+    "qwen2_5_vl": Pieces(one={"layer_types": ["full_attention"]}, sees=True),
 }
 
 
-def kinds_of(
+def pieces_of(
     config: PreTrainedConfig,
-) -> Kinds:
+) -> Pieces:
     "The pieces of a model. Raises `ValueError` that names a family, or a setting, that cannot be planned, and what that would need."
     name, text = family_of(config).name, config.get_text_config()
-    if config.model_type not in KINDS:
-        raise ValueError(f"the memory of {name} ({config.model_type}) cannot be planned: it needs a line in KINDS that says which pieces repeat")
-    kinds = KINDS[config.model_type]
-    for key, value in kinds.alike.items():
+    if config.model_type not in PIECES:
+        raise ValueError(f"the memory of {name} ({config.model_type}) cannot be planned: it needs a line in PIECES that says which pieces repeat")
+    found = PIECES[config.model_type]
+    for key, value in found.alike.items():
         if getattr(text, key) != value:
             raise ValueError(f"the plan needs layers that are all alike: {key} is {getattr(text, key)} in this {name}, not {value}")
-    return kinds
+    return found
 
 # %% ../nbs/42_memory.ipynb #6cdf3d1d
 def model_config(
@@ -164,7 +172,7 @@ def model_config(
             name = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
             raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub") from error
-    kinds_of(name)
+    pieces_of(name)
     return name
 
 
@@ -267,9 +275,9 @@ def _skeleton(
 ) -> tuple[FakeTensorMode, PreTrainedModel, torch.nn.Module, dict[tuple, Passes]]:
     "The model with one layer of each kind, without memory for its weights; its vision block apart; and room for dry runs."
     config = AutoConfig.for_model(**json.loads(config_json))
-    kinds = KINDS[config.model_type]
-    config.text_config.update({"num_hidden_layers": 1, **kinds.one})
-    config.vision_config.update({"depth": 1, **({kinds.deep: [0]} if kinds.deep else {})})
+    pieces = PIECES[config.model_type]
+    config.text_config.update({"num_hidden_layers": 1, **pieces.one})
+    config.vision_config.update({"depth": 1, **({pieces.deep: [0]} if pieces.deep else {})})
     mode = FakeTensorMode()
     with mode:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").train()
@@ -288,14 +296,14 @@ class _Model:
 
     def __init__(self, config: PreTrainedConfig, work: Workload):
         self.config, self.work, self.text, self.vision = config, work, config.text_config, config.vision_config
-        kinds = kinds_of(config)
+        pieces = pieces_of(config)
         self.dtype = getattr(torch, work.weight_dtype)
         key = (config.to_json_string(use_diff=False), self.dtype, work.lora_rank, work.lora_targets)
         self.mode, self.whole, self.block, self.done = _skeleton(*key)
         self.tower, self.layer = self.whole.model.visual, self.whole.model.language_model.layers[0]
-        self.deep, self.n_deep = (self.tower.deepstack_merger_list[0], len(getattr(self.vision, kinds.deep))) if kinds.deep else (torch.nn.Identity(), 0)
+        self.deep, self.n_deep = (self.tower.deepstack_merger_list[0], len(getattr(self.vision, pieces.deep))) if pieces.deep else (torch.nn.Identity(), 0)
         self.times = {self.layer: self.text.num_hidden_layers, self.block: self.vision.depth, self.deep: self.n_deep}
-        self.sees = not work.lora_rank or (kinds.sees and work.gradient_checkpointing)  # gradients reach the vision tower
+        self.sees = not work.lora_rank or (pieces.sees and work.gradient_checkpointing)  # gradients reach the vision tower
 
     def count(
         self,
@@ -318,6 +326,11 @@ class _Model:
         "Weights of a piece, as often as the model has it."
         inside = {id(weight) for weight in piece.parameters()}
         return self.count(lambda module, weight: id(weight) in inside and of(module, weight))
+
+    def sum(self, weights: Sequence[torch.Tensor]) -> int:
+        "Numbers in some weights, as often as the model has them."
+        inside = {id(weight) for weight in weights}
+        return self.count(lambda module, weight: id(weight) in inside)
 
     def _run(
         self,
@@ -383,10 +396,12 @@ class _Model:
                     "window_index": long(patches // self.merged), "cu_window_seqlens": ends}  # fmt: skip
             return self.tower(pixels, grid_thw=grid, cu_seqlens=ends, max_seqlen=patches, **made).pooler_output
 
-        passes = self._run(("stem",), call, (patches, self.pixels), grad=False)
-        # In bfloat16 the first convolution copies its input once more, out of sight: 4 bytes a number in all, and some 3 MB, as measured on a CPU.
-        inside = 4 * patches * self.pixels + 3_000_000 if self.work.bf16 else 0
-        return replace(passes, alone=max(passes.alone, inside), forward=max(passes.forward, inside), backward=max(passes.backward, passes.kept + inside))
+        asked = self.tower.patch_embed.register_forward_hook(lambda module, inputs, output: output.requires_grad_() if self.sees else output)
+        passes = self._run(("stem", self.sees), call, (patches, self.pixels), grad=False)
+        asked.remove()
+        # In bfloat16 the first convolution copies its output once more, out of sight, as measured on a CPU.
+        inside = 2 * (patches * (self.pixels + 2 * self.vision.hidden_size) + self.tower.patch_embed.proj.weight.numel()) if self.work.bf16 else 0
+        return replace(passes, alone=max(passes.alone, inside), forward=max(passes.forward, inside))
 
     def run_deep(self, patches: int) -> Passes:
         "One of the mergers that hand patches to the first layers of the language model."
@@ -435,6 +450,27 @@ class _Model:
         if piece is None:
             return 2 * self.count(is_matrix)
         return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
+
+# %% ../nbs/42_memory.ipynb #a1ff7991
+def adapted(
+    model: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # as for `model_config`
+    targets: Sequence[str] = LORA_TARGETS,  # names of linear layers
+) -> str:
+    "In words: which layers adapters reach, and the shares of all weights that they leave as they are."
+    pieces = _Model(model_config(model), Workload(1, 1, 1, lora_rank=1, lora_targets=tuple(targets)))
+    layers = {name.split(".")[-1]: layer.base for name, layer in pieces.layer.named_modules() if isinstance(layer, _Adapted)}
+    parts = {
+        "the layers with adapters": [weight for layer in layers.values() for weight in layer.parameters()],
+        "experts": [weight for weight in pieces.layer.parameters() if weight.dim() == 3],
+        "other linear layers": [layer.weight for layer in pieces.layer.modules() if isinstance(layer, torch.nn.Linear) and layer not in layers.values()],
+        "embeddings": [pieces.whole.get_input_embeddings().weight, pieces.whole.lm_head.weight],
+        "the vision tower": [*pieces.tower.parameters(), *pieces.block.parameters()],
+    }
+    whole, sizes = n_weights(pieces.config), {name: pieces.sum(weights) for name, weights in parts.items()}
+    reached, *others = [f"{name} {n / 1e9:.2f} billion ({n / whole:.1%})" for name, n in sizes.items() if n]
+    absent = [name for name in targets if name not in layers]
+    lacking = f"; no linear layer is called {', '.join(absent)}" * bool(absent)
+    return f"adapters on {', '.join(layers)}; of {whole / 1e9:.2f} billion weights, {reached}; without: {', '.join(others)}{lacking}"
 
 # %% ../nbs/42_memory.ipynb #2cdea535
 Need = dict[str, int]  # bytes by part
@@ -515,7 +551,7 @@ class _Loss:
         self.packed, written = groups if work.share_prefix else 0, n_answers * answer
         packed = (1, groups * (prompt + written))
         self.rows, self.length = packed if self.packed else (groups * n_answers, prompt + answer)
-        self.mask = groups * written * (prompt + written) if self.packed else self.rows * self.length**2
+        self.mask = groups * (prompt + written) ** 2 if self.packed else self.rows * self.length**2
         self.patches = work.patches * (groups if self.packed else self.rows)
         self.layer, self.block = model.run_layer(self.rows, self.length, packed=self.packed), model.run_block(self.patches)
         self.stem, self.deep = model.run_stem(self.patches), model.run_deep(self.patches)
@@ -556,12 +592,24 @@ class _Loss:
         tail = self.hidden + self.tail.alone - own * model.casts(model.whole.lm_head)
         return {**self.always(2), "bfloat16 copies": own * model.casts(), "workspace": max(look, read, tail)}
 
-    def forward(self) -> Need:
-        "The end of the forward pass, with the logits."
-        own = self.full and not self.model.work.sharded
-        copies = own * self.model.casts() if own else self.copies
-        logits = self.tail.forward - own * self.model.casts(self.model.whole.lm_head)
-        return {**self.always(2), "bfloat16 copies": copies, "activations": self.seen + self.read, "logits": logits}
+    def forward(self) -> list[Need]:
+        "Moments of the forward pass: patches, the last block of the tower, the last layer, the logits."
+        model, always = self.model, self.always(2)
+        own = self.full and not model.work.sharded
+        tower, vocabulary = (own * model.casts(piece) for piece in (model.tower, model.whole.lm_head))
+        copies = model.casts() if own else self.copies
+
+        def at_work(passes: Passes) -> int:
+            return passes.alone if self.saves else passes.forward - passes.kept  # checkpointing runs it without gradients
+
+        looked = tower + own * model.vision.depth * model.casts(model.block)
+        return [
+            {**always, "bfloat16 copies": tower, "workspace": self.stem.forward - tower},
+            {**always, "bfloat16 copies": looked, "activations": self.seen, "workspace": at_work(self.block) - self.saves * own * model.casts(model.block)},
+            {**always, "bfloat16 copies": copies - vocabulary, "activations": self.seen + self.read,
+             "workspace": at_work(self.layer) - self.saves * own * model.casts(model.layer)},
+            {**always, "bfloat16 copies": copies, "activations": self.seen + self.read, "logits": self.tail.forward - vocabulary},
+        ]  # fmt: skip
 
     def backward(self, gradients: int) -> list[Need]:
         "Moments of the backward pass, from the logits to the embedding."
@@ -652,7 +700,7 @@ def memory_plan(
     if work.beta > 0:
         moments["reference"] = loss.reference()
     piled = gradients if work.groups > work.groups_at_once else {}
-    moments["forward"] = {**loss.forward(), **piled}
+    moments["forward"] = {**_most(*loss.forward()), **piled}
     moments["backward"] = _most(*loss.backward(gradients["gradients"]))
     kind, n_bytes = OPTIMIZERS[work.optim], gradients["gradients"]
     moments["update"] = {**gradients, "workspace": n_bytes if kind.scratch else 0}
