@@ -67,7 +67,8 @@ def shaped(tmp_path_factory):
     for height, width in SHAPES.values():
         pictures = [np.asarray(Image.fromarray(frame).resize((width, height))) for frame in frames]
         video = write_mp4(folder / f"{height}x{width}.mp4", np.stack(pictures))
-        for task, maker in TASKS.items():
+        ours = {task: maker for task, maker in TASKS.items() if type(maker).__module__.startswith("videossr.")}  # other tests register some
+        for task, maker in ours.items():
             drawn.append(make_sample(task, video, difficulty=replace(maker.difficulty("demo"), max_pixels=256 * 256)))
     return drawn
 

@@ -88,10 +88,10 @@ def test_pickled_weights_are_refused(policy_folder, tmp_path):
     (folder / "model.safetensors").unlink()
     with (folder / "pytorch_model.bin").open("wb") as file:
         pickle.dump(Trap(trap), file)
-    with pytest.raises(OSError, match="no policy at"):
+    with pytest.raises(OSError, match="only pytorch_model.bin: pickled weights can run code"):
         load_policy(folder, device="cpu")
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="no policy at"):
+    with pytest.raises(OSError, match="only pytorch_model.bin"):
         load_policy(folder, device="cpu")
     assert not trap.exists()
 
@@ -125,6 +125,17 @@ def test_adapters_beside_the_weights_are_not_unpickled(policy_folder, tmp_path):
     with (folder / "adapter_model.bin").open("wb") as file:
         pickle.dump(Trap(trap), file)
     with pytest.raises(Exception):  # noqa: B017, PT011 (any refusal will do)
+        load_policy(folder, device="cpu")
+    assert not trap.exists()
+
+
+def test_pickled_adapters_alone_are_refused(policy_folder, tmp_path):
+    folder, trap = tmp_path / "adapters", tmp_path / "trap"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(policy_folder), "target_modules": ["q_proj"], "r": 1}))
+    with (folder / "adapter_model.bin").open("wb") as file:
+        pickle.dump(Trap(trap), file)
+    with pytest.raises(OSError, match="lacks adapter_model.safetensors"):
         load_policy(folder, device="cpu")
     assert not trap.exists()
 

@@ -303,6 +303,15 @@ def test_the_paper_on_a_machine_without_a_gpu(release, samples, tmp_path, monkey
     assert trained.device.type == "cpu" and run.log_rows()
 
 
+def test_a_run_says_what_adapters_reach(release, samples, tmp_path):
+    "The experts of a mixture are no linear layers: LoRA leaves them as they are, and the run's record says so."
+    settings = train_settings("demo", model=str(release("moe")), lora_rank=4, warm_steps=0)
+    run = Run.create(tmp_path, settings, 0)
+    make_policy(run, settings, samples, 0, progress=False)
+    said = run.read_json("environment.json")["policy"]["adapters"]
+    assert "adapters on q_proj, k_proj, v_proj, o_proj;" in said and "without: experts" in said
+
+
 # Loading
 
 

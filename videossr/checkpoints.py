@@ -77,11 +77,14 @@ def checkpoint_fault(
 def adapter_base(
     folder: Path,
 ) -> str | None:  # place or hub name of the base; None: the folder holds no adapters
-    "What the adapters in a folder were trained on. Raises `OSError` for a damaged adapter_config.json."
+    "What the adapters in a folder were trained on. Raises `OSError` that names a damaged or missing file."
     path = folder / "adapter_config.json"
     if not path.is_file() or (folder / "config.json").exists():
         return None
-    if fault := file_fault(path):
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise OSError(f"{folder} lacks {weights.name}: adapters are read from safetensors only, pickled ones can run code")
+    if fault := file_fault(path) or file_fault(weights):
         raise OSError(fault)
     about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return str(about.get("base_model_name_or_path") or "")

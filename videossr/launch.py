@@ -155,7 +155,7 @@ def train_run(
         wait_until(lambda: run.path("checkpoints", "start").exists(), "the policy")
     policy, _ = runs.make_policy(run, settings, train, seed, progress)
     if rank == 0:
-        print(runs.policy_line(runs.about_policy(policy)), flush=True)
+        print(runs.policy_line(runs.about_policy(policy, settings)), flush=True)
     before = ask_together(policy, held_out, run, "before", settings, progress)
     policy = runs.train_policy(run, policy, train, settings, seed, progress)
     after = ask_together(policy, held_out, run, "after", settings, progress)

@@ -31,7 +31,7 @@ from .data import Mix, build_samples, find_videos, get_mix, load_samples, save_s
 from .demo import demo_videos
 from .evaluate import Record, evaluate, read_records, read_results, results, sample_id, write_results
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
-from .memory import LORA_TARGETS, MemoryPlan, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
+from .memory import MemoryPlan, adapted, adapter_layers, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
 from .families import MARKERS
 from .policy import Policy, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
@@ -360,13 +360,14 @@ def _whole(folder: Path) -> Iterator[Path]:
 # %% ../nbs/53_runs.ipynb #353558e8
 def about_policy(
     policy: Policy,
+    settings: TrainSettings,
 ) -> dict[str, Any]:
     "What was found in a checkpoint that decides how it is trained and read."
     ends, names = end_ids(policy), policy.tokenizer.convert_ids_to_tokens
     return {
         "family": policy.family.name, "class": type(policy.model).__name__, "weights": policy.n_parameters,
         "dtype": str(policy.model.dtype).removeprefix("torch."), "markers": policy.markers, "ends": names(ends), "pad": names(policy.pad_id),
-        "thought": policy.thought, "never sampled": int(never_sampled(policy).sum()),
+        "thought": policy.thought, "never sampled": int(never_sampled(policy).sum()), "adapters": adapted(policy) if settings.lora_rank else "",
     }  # fmt: skip
 
 
@@ -375,7 +376,7 @@ def policy_line(
 ) -> str:
     "The same in a sentence, for a log."
     thought = f"; the chat template opens {about['thought'].strip()}: answers are read behind </think>" if about["thought"] else ""
-    return f"{about['family']} in {about['dtype']}, {about['markers']} markers; answers end in {', '.join(about['ends'])}{thought}"
+    return f"{about['family']} in {about['dtype']}, {about['markers']} markers; answers end in {', '.join(about['ends'])}{thought}" + f"; {about['adapters']}" * bool(about["adapters"])
 
 
 def note_policy(
@@ -390,7 +391,7 @@ def note_policy(
             "letter: every answer would score 0. parse='lenient' (-p parse lenient) reads what stands behind </think>; leave room for thoughts in max_new_tokens"
         )
     if int(os.environ.get("RANK", 0)) == 0:
-        run.write_json("environment.json", {**(run.read_json("environment.json") or {}), "policy": about_policy(policy)})
+        run.write_json("environment.json", {**(run.read_json("environment.json") or {}), "policy": about_policy(policy, settings)})
 
 # %% ../nbs/53_runs.ipynb #c4214111
 def _loaded(settings: TrainSettings, place: str | Path) -> Policy:
@@ -525,8 +526,7 @@ def adapters(settings: TrainSettings) -> Any:  # a `peft.LoraConfig`, or None wh
         from peft import LoraConfig
     except ImportError as error:
         raise ImportError("lora_rank needs PEFT: pip install 'videossr[lora]'") from error
-    layers = rf".*language_model.*\.({'|'.join(LORA_TARGETS)})"
-    return LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
+    return LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=adapter_layers(), task_type="CAUSAL_LM")
 
 # %% ../nbs/53_runs.ipynb #909f7f3b
 def plan_of(
