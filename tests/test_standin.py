@@ -104,7 +104,7 @@ def test_warm_start_and_a_step_of_grpo(release, samples, tmp_path, kind):
     "The warm start teaches answers that end, and a step of GRPO with all weights moves both tower and language model."
     policy = loaded(release(kind))
     prompts = [encode_sample(policy, sample) for sample in samples]
-    losses = warm_start(policy, samples, prompts, steps=25, n_answers=8, batch_size=2, progress=False)
+    losses = warm_start(policy, samples, prompts, steps=25, learning_rate=3e-3, n_answers=8, batch_size=2, progress=False)
     assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] / 2
     batch = collate(prompts, policy.pad_id)
     torch.manual_seed(0)
@@ -131,7 +131,7 @@ def test_any_pad_token_trains_and_ends(release, samples, tmp_path, pad):
     policy = with_pad(loaded(release("tied")), pad)
     end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end_ids(policy)[0] == end and not never_sampled(policy)[end] and policy.pad_id == end
-    warm_start(policy, samples, [encode_sample(policy, sample) for sample in samples], steps=25, n_answers=8, batch_size=2, progress=False)
+    warm_start(policy, samples, [encode_sample(policy, sample) for sample in samples], steps=25, learning_rate=3e-3, n_answers=8, batch_size=2, progress=False)
     trainer = trained(policy, samples, tmp_path, max_completion_length=24)
     row = next(row for row in trainer.state.log_history if "reward" in row)
     assert row["completions/clipped_ratio"] < 0.5 and math.isfinite(row["loss"] if "loss" in row else 0.0)
@@ -233,7 +233,7 @@ def test_a_thinking_policy_is_read_behind_its_thought(release, samples, tmp_path
     assert policy.thought.startswith("<think>")
     replies = generate_answers(policy, samples[:1], max_new_tokens=3)[0]
     assert replies[0].startswith(policy.thought)
-    warm_start(policy, samples, [encode_sample(policy, sample) for sample in samples], steps=40, n_answers=8, batch_size=2, progress=False)
+    warm_start(policy, samples, [encode_sample(policy, sample) for sample in samples], steps=40, learning_rate=3e-3, n_answers=8, batch_size=2, progress=False)
     seen = []
 
     def reward(completions, **_):
