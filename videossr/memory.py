@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import json
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -291,8 +291,8 @@ def _skeleton(
     return mode, model, block, {}
 
 # %% ../nbs/42_memory.ipynb #1c1d8e7b
-class _Model:
-    "A model's pieces, how often each is there, and what each needs in a pass."
+class _Counted:
+    "A model's pieces, how often each is there, and how many weights they have."
 
     def __init__(self, config: PreTrainedConfig, work: Workload):
         self.config, self.work, self.text, self.vision = config, work, config.text_config, config.vision_config
@@ -318,19 +318,38 @@ class _Model:
                         seen.setdefault(id(weight), times * weight.numel())
         return sum(seen.values())
 
-    def numel(
+    def size(
         self,
-        piece: torch.nn.Module,
-        of: Callable[[torch.nn.Module, torch.Tensor], bool] = lambda module, weight: True,
+        weights: Iterable[torch.Tensor],
     ) -> int:
-        "Weights of a piece, as often as the model has it."
-        inside = {id(weight) for weight in piece.parameters()}
-        return self.count(lambda module, weight: id(weight) in inside and of(module, weight))
-
-    def sum(self, weights: Sequence[torch.Tensor]) -> int:
         "Numbers in some weights, as often as the model has them."
         inside = {id(weight) for weight in weights}
         return self.count(lambda module, weight: id(weight) in inside)
+
+    def casts(self, piece: torch.nn.Module | None = None) -> int:
+        "Bytes of the bfloat16 copies that autocast makes of float32 matrices, of one piece or of the whole model."
+        if not self.work.bf16 or self.dtype == torch.bfloat16:
+            return 0
+        def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
+            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
+            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
+        if piece is None:
+            return 2 * self.count(is_matrix)
+        return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
+
+# %% ../nbs/42_memory.ipynb #88a8af5f
+class _Seeing(_Counted):
+    "What the pieces of the vision tower need in a pass."
+
+    @property
+    def merged(self) -> int:
+        "Patches that become one token."
+        return self.vision.spatial_merge_size**2
+
+    @property
+    def pixels(self) -> int:
+        "Numbers in a patch."
+        return self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
 
     def _run(
         self,
@@ -346,36 +365,6 @@ class _Model:
                 inputs = [torch.zeros(shape, dtype=self.dtype, requires_grad=grad and not index) for index, shape in enumerate(shapes)]
             self.done[key] = _dry_run(self.mode, call, inputs, self.work.bf16)
         return self.done[key]
-
-    def run_layer(
-        self,
-        rows: int,
-        length: int,  # tokens of a row that are computed
-        cached: int | None = None,  # tokens before them in the cache; None: no cache
-        packed: int = 0,  # groups that are packed in the row; 0: no packing
-    ) -> Passes:
-        "One layer of the language model."
-        def call(hidden: torch.Tensor, *past: torch.Tensor) -> torch.Tensor:
-            cache = None if cached is None else DynamicCache()
-            if past:
-                cache.update(past[0], past[1], 0)
-            return self.layer(hidden, attention_mask=mask, position_embeddings=angles, past_key_values=cache, packing=packing)
-
-        with self.mode:
-            angles = self.angles(rows, length)
-            mask = torch.ones(rows, 1, length, length + (cached or 0), dtype=torch.bool)  # counted once, not in each layer
-            packing = Packing((self.work.prompt_tokens,) * packed, ((self.work.answer_tokens,) * self.work.group_size,) * packed) if packed else None
-            if packed:
-                packing.groups  # noqa: B018  the masks are made once, for all layers
-        if rows == 1 and cached == 0:
-            mask = None  # one prompt has no padding
-        past = [(rows, self.text.num_key_value_heads, cached, self.layer.self_attn.head_dim)] * 2 if cached else []
-        return self._run(("layer", cached, packed, packed and self.work.prompt_tokens), call, (rows, length, self.text.hidden_size), *past, grad=cached is None)
-
-    def angles(self, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        "Cosines and sines of positions, which are made once for all layers."
-        hidden = torch.zeros(rows, length, self.text.hidden_size, dtype=self.dtype)
-        return self.whole.model.language_model.rotary_emb(hidden, torch.zeros(3, rows, length, dtype=torch.long))
 
     def run_block(self, patches: int) -> Passes:
         "One block of the vision tower."
@@ -407,6 +396,47 @@ class _Model:
         "One of the mergers that hand patches to the first layers of the language model."
         return self._run(("deep",), self.deep, (patches, self.vision.hidden_size), grad=self.sees)
 
+# %% ../nbs/42_memory.ipynb #8d58e5a7
+class _Model(_Seeing):
+    "What the pieces of the language model need in a pass."
+
+    def run_layer(
+        self,
+        rows: int,
+        length: int,  # tokens of a row that are computed
+        cached: int | None = None,  # tokens before them in the cache; None: no cache
+        packed: int = 0,  # groups that are packed in the row; 0: no packing
+    ) -> Passes:
+        "One layer of the language model."
+        def call(hidden: torch.Tensor, *past: torch.Tensor) -> torch.Tensor:
+            cache = None if cached is None else DynamicCache()
+            if past:
+                cache.update(past[0], past[1], 0)
+            return self.layer(hidden, attention_mask=mask, position_embeddings=angles, past_key_values=cache, packing=packing)
+
+        with self.mode:
+            angles = self.angles(rows, length)
+            mask = torch.ones(rows, 1, length, length + (cached or 0), dtype=torch.bool)  # counted once, not in each layer
+            packing = Packing((self.work.prompt_tokens,) * packed, ((self.work.answer_tokens,) * self.work.group_size,) * packed) if packed else None
+            if packed:
+                packing.groups  # noqa: B018  the masks are made once, for all layers
+        if rows == 1 and cached == 0:
+            mask = None  # one prompt has no padding
+        past = [(rows, self.text.num_key_value_heads, cached, self.layer.self_attn.head_dim)] * 2 if cached else []
+        return self._run(("layer", cached, packed, packed and self.work.prompt_tokens), call, (rows, length, self.text.hidden_size), *past, grad=cached is None)
+
+    def angles(self, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        "Cosines and sines of positions, which are made once for all layers."
+        hidden = torch.zeros(rows, length, self.text.hidden_size, dtype=self.dtype)
+        return self.whole.model.language_model.rotary_emb(hidden, torch.zeros(3, rows, length, dtype=torch.long))
+
+    def cache_bytes(self) -> int:
+        "Bytes of keys and values of one token in all layers."
+        with self.mode, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
+            cache = DynamicCache()
+            self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), position_embeddings=self.angles(1, 1), past_key_values=cache)
+            return self.text.num_hidden_layers * (cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes)
+
     def run_tail(self, tokens: int, answers: int) -> Passes:
         "Norm, vocabulary and log-probabilities: of some tokens, those before the answers' own."
         norm, vocabulary = self.whole.model.language_model.norm, self.whole.lm_head
@@ -423,34 +453,6 @@ class _Model:
             return _next_tokens(logits, torch.zeros(self.text.vocab_size, dtype=torch.bool), 1.0)
         return self._run(("sampling",), call, (1, rows, self.text.vocab_size), grad=False)
 
-    @property
-    def merged(self) -> int:
-        "Patches that become one token."
-        return self.vision.spatial_merge_size**2
-
-    @property
-    def pixels(self) -> int:
-        "Numbers in a patch."
-        return self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
-
-    def cache_bytes(self) -> int:
-        "Bytes of keys and values of one token in all layers."
-        with self.mode, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
-            cache = DynamicCache()
-            self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), position_embeddings=self.angles(1, 1), past_key_values=cache)
-            return self.text.num_hidden_layers * (cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes)
-
-    def casts(self, piece: torch.nn.Module | None = None) -> int:
-        "Bytes of the bfloat16 copies that autocast makes of float32 matrices, of one piece or of the whole model."
-        if not self.work.bf16 or self.dtype == torch.bfloat16:
-            return 0
-        def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
-            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
-            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
-        if piece is None:
-            return 2 * self.count(is_matrix)
-        return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
-
 # %% ../nbs/42_memory.ipynb #a1ff7991
 def adapted(
     model: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # as for `model_config`
@@ -462,11 +464,12 @@ def adapted(
     parts = {
         "the layers with adapters": [weight for layer in layers.values() for weight in layer.parameters()],
         "experts": [weight for weight in pieces.layer.parameters() if weight.dim() == 3],
-        "other linear layers": [layer.weight for layer in pieces.layer.modules() if isinstance(layer, torch.nn.Linear) and layer not in layers.values()],
+        "other linear layers": [layer.weight for layer in pieces.layer.modules() if isinstance(layer, torch.nn.Linear)
+                                and layer not in layers.values() and not layer.weight.requires_grad],
         "embeddings": [pieces.whole.get_input_embeddings().weight, pieces.whole.lm_head.weight],
         "the vision tower": [*pieces.tower.parameters(), *pieces.block.parameters()],
-    }
-    whole, sizes = n_weights(pieces.config), {name: pieces.sum(weights) for name, weights in parts.items()}
+    }  # fmt: skip
+    whole, sizes = n_weights(pieces.config), {name: pieces.size(weights) for name, weights in parts.items()}
     reached, *others = [f"{name} {n / 1e9:.2f} billion ({n / whole:.1%})" for name, n in sizes.items() if n]
     absent = [name for name in targets if name not in layers]
     lacking = f"; no linear layer is called {', '.join(absent)}" * bool(absent)
@@ -506,8 +509,8 @@ def _gathered(model: _Model, n_layers: int) -> int:
     "Bytes of what sharded processes put together: all that is in no layer, and some layers."
     if not model.work.sharded:
         return 0
-    layers = model.numel(model.layer)
-    rest = model.count() - layers - model.numel(model.block)
+    layers = model.size(model.layer.parameters())
+    rest = model.count() - layers - model.size(model.block.parameters())
     return (2 if model.work.bf16 else model.dtype.itemsize) * (rest + n_layers * layers // model.text.num_hidden_layers)
 
 # %% ../nbs/42_memory.ipynb #d122409c
@@ -541,8 +544,8 @@ def _rollout(model: _Model) -> Need:
     )
 
 # %% ../nbs/42_memory.ipynb #ea969191
-class _Loss:
-    "The loss pass of some groups: what it keeps, and its moments."
+class _Kept:
+    "The loss pass of some groups, and what it keeps."
 
     def __init__(self, model: _Model):
         self.model, work = model, model.work
@@ -585,6 +588,14 @@ class _Loss:
         "Frames and gathered weights."
         return {"frames": frames * self.patches * self.model.pixels * 4, "gathered weights": _gathered(self.model, n_layers)}
 
+    def _grads(self, *pieces: torch.nn.Module) -> int:
+        "Bytes of the gradients of some pieces, as often as the model has them."
+        return self.model.size(weight for piece in pieces for weight in piece.parameters() if weight.requires_grad) * self.model.dtype.itemsize
+
+# %% ../nbs/42_memory.ipynb #c76f0e06
+class _Loss(_Kept):
+    "Its moments."
+
     def reference(self) -> Need:
         "The reference's pass; with adapters, the model's without them."
         model, own = self.model, self.full and not self.model.work.sharded
@@ -618,9 +629,9 @@ class _Loss:
         split = work.processes if work.sharded else 1
         vocabulary = self.full * model.text.vocab_size * model.text.hidden_size * model.dtype.itemsize // split
         again = vocabulary if model.config.tie_word_embeddings or work.groups > work.groups_at_once else 0  # added to what is there
-        tower = sum(model.numel(piece, _trained) for piece in (model.tower, model.block)) * model.dtype.itemsize // split
+        tower = self._grads(model.tower, model.block) // split
         piled = gradients if work.groups > work.groups_at_once else 0  # of the passes before
-        mine = model.numel(model.layer, _trained) * model.dtype.itemsize // model.text.num_hidden_layers // split  # in the workspace
+        mine = self._grads(model.layer) // model.text.num_hidden_layers // split  # in the workspace
         read = max(piled, gradients - tower - (vocabulary - again) - mine)
         layer = max(self.layer.forward, self.layer.backward) if self.saves else self.layer.backward - self.layer.kept
         block = max(self.block.forward, self.block.backward) if self.saves else self.block.backward - self.block.kept
