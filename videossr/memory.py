@@ -83,7 +83,7 @@ def require_optimizer(
         raise ImportError(f'optim="{optim}" needs {package}: pip install {package}, or pip install -e ".[optim]"')
     return OPTIMIZERS[optim]
 
-# %% ../nbs/42_memory.ipynb #f4e0afe0
+# %% ../nbs/42_memory.ipynb #86e0654a
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -93,7 +93,7 @@ def adapter_layers(
     "Those of the language model, as `target_modules` of a `peft.LoraConfig`; the tower of Qwen2.5-VL has layers of the same names."
     return rf".*language_model.*\.({'|'.join(targets)})"
 
-
+# %% ../nbs/42_memory.ipynb #f4e0afe0
 @dataclass(frozen=True)
 class Workload:
     "All that decides how much memory a run needs, beside the model."
