@@ -9,19 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
-from videossr import launch, runs
-from videossr.data import to_trl_dataset
+from videossr import launch
+from videossr.data import export_verl, to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.families import FAMILIES
 from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer, group_logps, lost_steps, plain_logps, warm_start
 from videossr.policy import Policy, collate, encode, encode_sample, end_ids, generate_answers, load_policy, never_sampled, prompt_positions, sample_tokens, tiny_policy
 from videossr.released import write_release
-from videossr.runs import Run, make_data, make_policy, plan_of, train_policy, train_settings
+from videossr.runs import Run, make_policy, plan_of, train_policy, train_settings
 from videossr.tasks import make_sample
 from videossr.video import Clip
 
@@ -375,6 +377,19 @@ def test_encoding_leaves_the_processor_alone(release):
         assert json.dumps(policy.processor.to_dict(), default=str, sort_keys=True) == before
 
 
+@pytest.mark.parametrize("kind", ["tied", "2.5"])
+def test_exported_rows_reach_a_release_as_they_are(release, samples, tmp_path, kind):
+    "A release's own processor, with the limits it was published with, leaves the frames of an export at their size."
+    processor = AutoProcessor.from_pretrained(release(kind))
+    side = processor.video_processor.patch_size
+    (path,) = export_verl(samples, tmp_path, patch_size=side, progress=False)
+    for row in pq.read_table(path).to_pylist():
+        for video in row["videos"]:
+            frames = np.stack([np.asarray(Image.open(path.parent / frame)) for frame in video["video"]])
+            batch = processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+            assert [number * side for number in batch["video_grid_thw"][0, 1:].tolist()] == [*frames.shape[1:3]]
+
+
 # Whole runs: the recipes, shrunk by parameters alone
 
 SMALL = {
@@ -399,10 +414,12 @@ def test_recipes_on_a_release(release, tmp_path, recipe, kind):
     assert json.loads((kept / "config.json").read_text()) == json.loads((published / "config.json").read_text())
     assert loaded(kept, dtype="auto").model.dtype == torch.bfloat16
     assert type(AutoProcessor.from_pretrained(kept)) is type(AutoProcessor.from_pretrained(published))
-    shutil.rmtree(kept)  # killed before the end: goes on from the last checkpoint
+    weights = (kept / "model.safetensors").read_bytes()
+    for name in ("final", "checkpoint-2"):  # as if killed in the second step
+        shutil.rmtree(run.path("checkpoints", name))
     run.path("results.json").unlink()
     again = launch.main(["--run", str(run.folder)])
-    assert again["tasks"].keys() == found["tasks"].keys() and kept.exists()
+    assert again["tasks"].keys() == found["tasks"].keys() and (kept / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.slow
@@ -416,10 +433,11 @@ def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
     assert len([*tmp_path.rglob("results.json")]) >= 4
 
 
-def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch, kind):
     papermill = pytest.importorskip("papermill")
     monkeypatch.chdir(tmp_path)
-    given = {"model": str(release("untied")), "limit": 9, "max_pixels": 4096, "output_dir": str(tmp_path / "out"), "name": "release"}
+    given = {"model": str(release(kind)), "limit": 9, "max_pixels": 4096, "output_dir": str(tmp_path / "out"), "name": "release"}
     papermill.execute_notebook(ROOT / "nbs" / "evaluate.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
     lines = (tmp_path / "out" / "records" / "release.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(lines) == 9 and not any(json.loads(line)["error"] for line in lines)
