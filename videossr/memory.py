@@ -83,7 +83,7 @@ def require_optimizer(
         raise ImportError(f'optim="{optim}" needs {package}: pip install {package}, or pip install -e ".[optim]"')
     return OPTIMIZERS[optim]
 
-# %% ../nbs/42_memory.ipynb #86e0654a
+# %% ../nbs/42_memory.ipynb #5df41105
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -222,6 +222,17 @@ class Passes:
     forward: int  # most at once in a forward pass with gradients
     backward: int  # most at once in the backward pass after it
 
+# %% ../nbs/42_memory.ipynb #82d52f98
+class _Grouped(TorchDispatchMode):
+    "Knows the shape of a multiplication by groups, which fake float32 tensors have only from torch 2.15 on."
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is not torch.ops.aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        left, right, ends = args[0], args[1], [*args[2:], *(kwargs or {}).values()][0]
+        n_groups = [len(ends)] * (left.dim() == right.dim() == 2)  # a product for each group: the gradient of the weights
+        return left.new_empty(*n_groups, left.shape[-2], right.shape[-1])
+
 
 def _dry_run(
     mode: FakeTensorMode,  # of weights and inputs
@@ -230,9 +241,9 @@ def _dry_run(
     autocast: bool,  # to bfloat16
 ) -> Passes:
     "Runs a part of the model forward and back on tensors that have a shape and no content."
-    with mode, LiveBytes() as alone, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with mode, _Grouped(), LiveBytes() as alone, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         call(*inputs)
-    with mode, LiveBytes() as live:
+    with mode, _Grouped(), LiveBytes() as live:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = call(*inputs)
         size, kept, forward = output.nbytes, live.now, live.peak
@@ -326,20 +337,9 @@ class _Counted:
         inside = {id(weight) for weight in weights}
         return self.count(lambda module, weight: id(weight) in inside)
 
-    def casts(self, piece: torch.nn.Module | None = None) -> int:
-        "Bytes of the bfloat16 copies that autocast makes of float32 matrices, of one piece or of the whole model."
-        if not self.work.bf16 or self.dtype == torch.bfloat16:
-            return 0
-        def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
-            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
-            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
-        if piece is None:
-            return 2 * self.count(is_matrix)
-        return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
-
-# %% ../nbs/42_memory.ipynb #88a8af5f
-class _Seeing(_Counted):
-    "What the pieces of the vision tower need in a pass."
+# %% ../nbs/42_memory.ipynb #08fea87f
+class _Dry(_Counted):
+    "Runs pieces without content."
 
     @property
     def merged(self) -> int:
@@ -365,6 +365,21 @@ class _Seeing(_Counted):
                 inputs = [torch.zeros(shape, dtype=self.dtype, requires_grad=grad and not index) for index, shape in enumerate(shapes)]
             self.done[key] = _dry_run(self.mode, call, inputs, self.work.bf16)
         return self.done[key]
+
+    def casts(self, piece: torch.nn.Module | None = None) -> int:
+        "Bytes of the bfloat16 copies that autocast makes of float32 matrices, of one piece or of the whole model."
+        if not self.work.bf16 or self.dtype == torch.bfloat16:
+            return 0
+        def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
+            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
+            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
+        if piece is None:
+            return 2 * self.count(is_matrix)
+        return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
+
+# %% ../nbs/42_memory.ipynb #88a8af5f
+class _Seeing(_Dry):
+    "What the pieces of the vision tower need in a pass."
 
     def run_block(self, patches: int) -> Passes:
         "One block of the vision tower."
@@ -396,9 +411,9 @@ class _Seeing(_Counted):
         "One of the mergers that hand patches to the first layers of the language model."
         return self._run(("deep",), self.deep, (patches, self.vision.hidden_size), grad=self.sees)
 
-# %% ../nbs/42_memory.ipynb #8d58e5a7
-class _Model(_Seeing):
-    "What the pieces of the language model need in a pass."
+# %% ../nbs/42_memory.ipynb #c58955d9
+class _Reading(_Seeing):
+    "What a layer of the language model needs in a pass."
 
     def run_layer(
         self,
@@ -430,9 +445,13 @@ class _Model(_Seeing):
         hidden = torch.zeros(rows, length, self.text.hidden_size, dtype=self.dtype)
         return self.whole.model.language_model.rotary_emb(hidden, torch.zeros(3, rows, length, dtype=torch.long))
 
+# %% ../nbs/42_memory.ipynb #8d58e5a7
+class _Model(_Reading):
+    "What tokens need: in the cache, and of the vocabulary."
+
     def cache_bytes(self) -> int:
         "Bytes of keys and values of one token in all layers."
-        with self.mode, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
+        with self.mode, _Grouped(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
             cache = DynamicCache()
             self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), position_embeddings=self.angles(1, 1), past_key_values=cache)
             return self.text.num_hidden_layers * (cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes)
@@ -470,10 +489,11 @@ def adapted(
         "the vision tower": [*pieces.tower.parameters(), *pieces.block.parameters()],
     }  # fmt: skip
     whole, sizes = n_weights(pieces.config), {name: pieces.size(weights) for name, weights in parts.items()}
-    reached, *others = [f"{name} {n / 1e9:.2f} billion ({n / whole:.1%})" for name, n in sizes.items() if n]
+    unit, word = (1e9, "billion") if whole > 1e9 else (1e6, "million")
+    reached, *others = [f"{name} {n / unit:.2f} {word} ({n / whole:.1%})" for name, n in sizes.items() if n]
     absent = [name for name in targets if name not in layers]
     lacking = f"; no linear layer is called {', '.join(absent)}" * bool(absent)
-    return f"adapters on {', '.join(layers)}; of {whole / 1e9:.2f} billion weights, {reached}; without: {', '.join(others)}{lacking}"
+    return f"adapters on {', '.join(layers)}; of {whole / unit:.2f} {word} weights, {reached}; without: {', '.join(others)}{lacking}"
 
 # %% ../nbs/42_memory.ipynb #2cdea535
 Need = dict[str, int]  # bytes by part
@@ -577,6 +597,14 @@ class _Kept:
         "What the language model keeps."
         return self.hidden + self.mask + self.model.text.num_hidden_layers * self._keep(self.layer, self.model.layer)
 
+    def _grads(self, *pieces: torch.nn.Module) -> int:
+        "Bytes of the gradients of some pieces, as often as the model has them."
+        return self.model.size(weight for piece in pieces for weight in piece.parameters() if weight.requires_grad) * self.model.dtype.itemsize
+
+# %% ../nbs/42_memory.ipynb #c76f0e06
+class _Forward(_Kept):
+    "Its moments until the loss is there."
+
     @property
     def copies(self) -> int:
         "Copies of weights that are kept without checkpointing, until the backward pass has used them."
@@ -587,14 +615,6 @@ class _Kept:
     def always(self, n_layers: int, frames: bool = True) -> Need:
         "Frames and gathered weights."
         return {"frames": frames * self.patches * self.model.pixels * 4, "gathered weights": _gathered(self.model, n_layers)}
-
-    def _grads(self, *pieces: torch.nn.Module) -> int:
-        "Bytes of the gradients of some pieces, as often as the model has them."
-        return self.model.size(weight for piece in pieces for weight in piece.parameters() if weight.requires_grad) * self.model.dtype.itemsize
-
-# %% ../nbs/42_memory.ipynb #c76f0e06
-class _Loss(_Kept):
-    "Its moments."
 
     def reference(self) -> Need:
         "The reference's pass; with adapters, the model's without them."
@@ -621,6 +641,10 @@ class _Loss(_Kept):
              "workspace": at_work(self.layer) - self.saves * own * model.casts(model.layer)},
             {**always, "bfloat16 copies": copies, "activations": self.seen + self.read, "logits": self.tail.forward - vocabulary},
         ]  # fmt: skip
+
+# %% ../nbs/42_memory.ipynb #cf1311f2
+class _Loss(_Forward):
+    "And until the gradients are."
 
     def backward(self, gradients: int) -> list[Need]:
         "Moments of the backward pass, from the logits to the embedding."
