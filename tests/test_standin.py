@@ -397,8 +397,11 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied"])
-@pytest.mark.parametrize("recipe", ["paper", "one-gpu", "one-gpu-lora", "tiny"])
+LONG = {("one-gpu", "tied"), ("tiny", "tied")}
+RUNS = [(recipe, kind) for recipe in ("paper", "one-gpu", "one-gpu-lora", "tiny") for kind in ("tied", "untied")]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [pytest.param(*run, marks=[pytest.mark.slow] * (run in LONG)) for run in RUNS])
 def test_recipes_on_a_release(release, tmp_path, recipe, kind):
     "Samples, evaluation, plan, training, resume and what is kept, by the launcher with the recipe and -p alone."
     given = {**SMALL, "model": release(kind), "output_dir": tmp_path / "run"}
@@ -433,7 +436,7 @@ def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
     assert len([*tmp_path.rglob("results.json")]) >= 4
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied"])
+@pytest.mark.parametrize("kind", [pytest.param("tied", marks=pytest.mark.slow), "untied"])
 def test_evaluate_notebook_on_a_release(release, tmp_path, monkeypatch, kind):
     papermill = pytest.importorskip("papermill")
     monkeypatch.chdir(tmp_path)
