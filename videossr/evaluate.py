@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .backends import Backend, LocalBackend, Reply
-from .policy import Policy, generate_answers
+from .policy import Policy, check_parse, generate_answers
 from .records import Journal, Record, compare, make_record, read_records, sample_id, score
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
 from .tasks import Sample
@@ -149,16 +149,6 @@ def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[st
             found[record.id] = record
             bar.update()
 
-# %% ../nbs/52_evaluate.ipynb #99316e81
-def _check_reading(backend: Backend, parse: str, graded: bool) -> None:
-    "Raises `ValueError` where the replies of a policy that thinks would be read to the letter."
-    thought = getattr(getattr(backend, "policy", None), "thought", "")
-    if thought and parse == "paper" and not graded:
-        raise ValueError(
-            f"this policy's chat template opens a thought ({thought.strip()}) in each prompt, and parse='paper' reads replies to the letter: every answer "
-            "would score 0. parse='lenient' reads what stands behind </think>"
-        )
-
 # %% ../nbs/52_evaluate.ipynb #d2c8b741
 def evaluate(
     policy: Policy | Backend,  # who is asked
@@ -181,7 +171,8 @@ def evaluate(
     dials = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     local = LocalBackend(policy, **dials) if answer is generate_answers else FunctionBackend(policy, answer, **dials)
     backend = policy if hasattr(policy, "answers") else local
-    _check_reading(backend, parse, graded=grade is not None)
+    if grade is None and isinstance(backend, LocalBackend):
+        check_parse(backend.policy, parse)
     if world is None or world.is_main_process:
         _prepare(path, name, parse, resume, retry_failed)
     _wait(world)

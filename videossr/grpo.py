@@ -28,6 +28,7 @@ from .families import family_of
 from videossr.policy import (
     Policy,
     Prompt,
+    check_parse,
     collate,
     encode_sample,
     end_ids,
@@ -438,16 +439,6 @@ def _check(args: VideoGRPOConfig, dataset: Dataset | None) -> None:
     if args.save_strategy == "steps" and args.save_steps % steps:
         raise ValueError(f"rollouts serve {steps:g} optimiser steps and are not saved: make save_steps ({args.save_steps}) a multiple of that")
 
-# %% ../nbs/41_grpo.ipynb #c81ebb8a
-def _check_thoughts(policy: Policy, rewards: Callable | list[Callable]) -> None:
-    "Raises `ValueError` where replies of a policy that thinks would be read to the letter."
-    for reward in rewards if isinstance(rewards, list) else [rewards]:
-        if policy.thought and (reward is videossr_reward or getattr(reward, "parse", "") == "paper"):
-            raise ValueError(
-                f"the chat template opens a thought ({policy.thought.strip()}) in each prompt, and this reward reads replies to the letter: every answer "
-                "would score 0. make_reward(parse='lenient') reads what stands behind </think>"
-            )
-
 # %% ../nbs/41_grpo.ipynb #a9e2d7b1
 _REPLACED = {
     "_generate_and_score_completions": ("inputs",),
@@ -503,7 +494,8 @@ class _Encoded(GRPOTrainer):
                 raise ValueError("give the model's processor as processing_class, or a Policy, which holds both")
             policy = Policy(policy, processing_class)
         family_of(policy.model.config)  # of another kind, nothing would be right
-        _check_thoughts(policy, reward_funcs)
+        for reward in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
+            check_parse(policy, "paper" if reward is videossr_reward else getattr(reward, "parse", ""))
         _check(args, train_dataset)
         self.policy, self._prompts, self._rows = policy, [], torch.empty(0, dtype=torch.long)
         self.curriculum, self._plan = curriculum, []

@@ -40,7 +40,7 @@ from .video import Clip
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
            'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled',
-           'sample_tokens', 'texts_of', 'generate_answers']
+           'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
@@ -477,6 +477,19 @@ def texts_of(
 ) -> list[str]:
     "Answers as texts, special tokens left out, the opening of a thought put back."
     return [policy.thought + text for text in policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def check_parse(
+    policy: Policy,
+    parse: str,  # how its replies will be read
+) -> None:
+    "Raises `ValueError` where replies of a policy that thinks would be read to the letter."
+    if policy.thought and parse == "paper":
+        raise ValueError(
+            f"the chat template opens a thought ({policy.thought.strip()}) in each prompt, and parse='paper' reads replies to the letter: every answer "
+            "would score 0. parse='lenient' reads what stands behind </think>: -p parse lenient for a notebook, make_reward(parse='lenient') for a "
+            "trainer; leave room for thoughts in the longest answer"
+        )
 
 
 def generate_answers(

@@ -33,7 +33,7 @@ from .evaluate import Record, evaluate, read_records, read_results, results, sam
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from .memory import MemoryPlan, adapted, adapter_layers, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
 from .families import MARKERS
-from .policy import Policy, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
+from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
 from .show import before_after, reward_curve, show_sample
@@ -385,11 +385,7 @@ def note_policy(
     settings: TrainSettings,
 ) -> None:
     "Writes what was found into environment.json. Raises `ValueError` where a policy that thinks would be read to the letter."
-    if policy.thought and settings.parse == "paper":
-        raise ValueError(
-            f"the chat template of {settings.model} opens a thought ({policy.thought.strip()}) in each prompt, and parse='paper' reads replies to the "
-            "letter: every answer would score 0. parse='lenient' (-p parse lenient) reads what stands behind </think>; leave room for thoughts in max_new_tokens"
-        )
+    check_parse(policy, settings.parse)
     if int(os.environ.get("RANK", 0)) == 0:
         run.write_json("environment.json", {**(run.read_json("environment.json") or {}), "policy": about_policy(policy, settings)})
 
