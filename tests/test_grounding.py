@@ -32,7 +32,7 @@ from videossr.video import Clip, VideoError, read_clip
 SNAPSHOT = Path(__file__).parent / "snapshots" / "prompts_grounding.json"
 TYPES = tuple(PERTURBATIONS)
 TIMED = ("slow", "fast")  # these read the source at other times
-COLOUR = {"saturation", "grayscale", "channel_swap"}
+COLOUR = {"saturation", "grayscale", "channel_swap", "tint"}
 MOTION = {"shuffle", "stutter_hold", "slow", "fast"}
 SMALL = GroundingDifficulty(n_frames=24, max_pixels=96 * 128, min_length=4, max_length=8)
 
@@ -86,7 +86,7 @@ def plain(sample: Sample) -> Clip:
 
 
 def test_all_types_are_there():
-    assert len(TYPES) == 17 and TASKS["grounding"].types == TYPES
+    assert len(TYPES) == 20 and TASKS["grounding"].types == TYPES
     assert TASKS["grounding"].train_types == ("channel_swap", "mirror", "zoom_out", "rotate180")
     assert set(TASKS["grounding"].difficulties) >= {"easy", "hard", "train", "demo"}
 
@@ -178,9 +178,13 @@ def test_what_cannot_be_found_is_refused(folder: Path, name: str, types: set[str
     assert set(refused.values()) == {reason}
 
 
-def test_a_cut_at_the_edge_hides_a_mirror():
+def test_cuts_at_both_edges_hide_a_mirror():
     frames = scene(24)
     frames[8:] = frames[8:, :, ::-1]
+    after = frames.copy()
+    after[8:16] = mirror(frames[8:16])
+    check_edges(frames, after, 8, 8)  # the other edge shows
+    frames[16:] = frames[16:, :, ::-1]
     after = frames.copy()
     after[8:16] = mirror(frames[8:16])
     with pytest.raises(Unsolvable, match="cut at the edge"):
@@ -243,7 +247,7 @@ def test_short_videos_get_short_segments(tmp_path: Path):
 def test_prompts_are_pinned():
     prompts = {name: ask(name) for name in TYPES}
     assert all(len(prompt.split()) < 60 for prompt in prompts.values())
-    assert len(set(prompts.values())) == 17
+    assert len(set(prompts.values())) == 20
     assert prompts == json.loads(SNAPSHOT.read_text()), "a prompt drifted: scores before and after do not compare"
 
 

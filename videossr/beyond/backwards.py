@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..rewards import _blind_any, _blind_grounding, _by_size, grounding_reward, parse_counts, parse_interval, reward_for
-from ..tasks.core import SampleSource, Task, Unsolvable, register
+from ..tasks.core import SampleSource, Task, Unsolvable, register, thumbnails
 from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_moving, interval
-from ..tasks.jigsaw import cut, thumbnails
+from ..tasks.jigsaw import cut
 from ..video import Clip
 
 # %% auto #0

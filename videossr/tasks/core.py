@@ -22,7 +22,8 @@ from ..video import Clip, VideoError, fit_size, read_clip
 
 # %% auto #0
 __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'video_key', 'sample_rng',
-           'Task', 'register', 'find_task', 'ClipCache', 'SampleSource', 'make_sample', 'frames_clip', 'render']
+           'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource', 'make_sample',
+           'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,14 @@ class Task(ABC):
         "Whether samples of this type show frames of a second video; if not, `donor` is ignored."
         return False
 
+    def low_level(
+        self,
+        clips: list[Clip],  # as shown
+        question: str,  # the prompt's text
+    ) -> tuple[list[str], dict[str, np.ndarray]]:  # replies that could be given; player -> float (replies,), its liking of each
+        "Players that see pixels and understand nothing: each gives the reply that it likes best. None, unless a task has some."
+        return [], {}
+
     def difficulty(self, name: str | Difficulty) -> Difficulty:
         "A preset by name, or a difficulty as it is; raises `ValueError` that lists the presets."
         if isinstance(name, Difficulty):
@@ -189,6 +198,26 @@ class Task(ABC):
         if name not in self.difficulties:
             raise ValueError(f"{self.name} has no difficulty {name!r}; choose from {', '.join(self.difficulties)}")
         return self.difficulties[name]
+
+# %% ../../nbs/10_tasks/00_core.ipynb #e2f65bed
+def thumbnails(
+    frames: np.ndarray,  # uint8 (T, H, W, 3)
+    rows: int = 16,  # blocks along the shorter side
+) -> np.ndarray:  # float32 (T, blocks down, blocks across, 3), 0..255
+    "Means over square blocks of pixels."
+    n_frames, height, width, _ = frames.shape
+    block = max(1, min(height, width) // rows)
+    down, across = height // block, width // block
+    kept = frames[:, : down * block, : across * block]
+    return kept.reshape(n_frames, down, block, across, block, 3).mean(axis=(2, 4), dtype=np.float32)
+
+
+def preferred(
+    replies: Sequence[str],  # what could be said
+    likings: dict[str, np.ndarray],  # player -> float (replies,)
+) -> dict[str, str]:  # player -> its reply
+    "What each player says: the reply it likes best, the first of equals."
+    return {name: replies[int(np.argmax(liking))] for name, liking in likings.items()}
 
 # %% ../../nbs/10_tasks/00_core.ipynb #bb661272
 TASKS: dict[str, Task] = {}

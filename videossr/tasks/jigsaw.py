@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, register
+from .core import Difficulty, SampleSource, Task, Unsolvable, register, thumbnails
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['cut', 'play_order', 'thumbnails', 'frame_distances', 'Findability', 'findability', 'JigsawDifficulty', 'check_order',
+__all__ = ['cut', 'play_order', 'frame_distances', 'Findability', 'findability', 'JigsawDifficulty', 'check_order',
            'clip_findability', 'seam_order', 'Jigsaw']
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #4dd2bb4a
@@ -38,18 +38,6 @@ def play_order(
     return "".join(str(position + 1) for position in np.argsort(order))
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #4059ed1e
-def thumbnails(
-    frames: np.ndarray,  # uint8 (T, H, W, 3)
-    rows: int = 16,  # blocks along the shorter side
-) -> np.ndarray:  # float32 (T, blocks down, blocks across, 3), 0..255
-    "Means over square blocks of pixels."
-    n_frames, height, width, _ = frames.shape
-    block = max(1, min(height, width) // rows)
-    down, across = height // block, width // block
-    kept = frames[:, : down * block, : across * block]
-    return kept.reshape(n_frames, down, block, across, block, 3).mean(axis=(2, 4), dtype=np.float32)
-
-
 def frame_distances(
     frames: np.ndarray,  # uint8 (T, H, W, 3)
 ) -> tuple[np.ndarray, np.ndarray]:  # two float (T, T), levels of 255
