@@ -7,28 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from PIL import Image
 
 from .core import Difficulty, SampleSource, Task, Unsolvable, register, thumbnails
 from ..video import Clip
 
 # %% auto #0
 __all__ = ['cut', 'play_order', 'frame_distances', 'Findability', 'findability', 'JigsawDifficulty', 'check_order',
-           'clip_findability', 'seam_order', 'Jigsaw']
+           'clip_findability', 'best_path', 'seam_costs', 'seam_order', 'order_likings', 'draw_looks', 'look_at',
+           'Jigsaw']
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #4dd2bb4a
 def cut(
     clip: Clip,  # T frames
     n_clips: int,  # equal parts
     order: Sequence[int],  # position shown -> part of the video, both from 0
-) -> list[Clip]:  # n_clips clips of T // n_clips frames
+    gap: int = 0,  # frames left out at the end of each part
+) -> list[Clip]:  # n_clips clips of T // n_clips - gap frames
     "The parts of a clip in the order given, each with times that begin at 0."
     length = clip.n_frames // n_clips
-    times = np.arange(length) * clip.step
-    return [Clip(clip.frames[part * length : (part + 1) * length], times, clip.source) for part in order]
+    times = np.arange(length - gap) * clip.step
+    return [Clip(clip.frames[part * length : (part + 1) * length - gap], times, clip.source) for part in order]
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #93864ad9
 def play_order(
@@ -54,6 +58,7 @@ class Findability:
     change: float  # levels of 255 between the two most similar clips
     continuity: float  # 1 for perfect seams, 0 for seams like those between any two clips
     direction: float  # roughness of the reverse order's seams over that of the true ones
+    flow: float  # 1 where nothing changes within clips, 0 where frames of one clip differ like those of two
 
 
 def findability(
@@ -67,27 +72,40 @@ def findability(
     others = ~np.eye(n_clips, dtype=bool)
     first = np.arange(n_clips) * length
     seams = mean[np.ix_(first + length - 1, first)]  # end of the row's clip against start of the column's
+    owner = np.repeat(np.arange(n_clips), length)
+    inside = np.diag(mean, 1)[owner[:-1] == owner[1:]].mean() if length > 1 else mean.max()
     true, back = np.diag(seams, 1).mean(), np.diag(seams, -1).mean()
     return Findability(
         motion=float(peak.max()),
         change=float(np.maximum(nearest, nearest.T)[others].min()),
         continuity=float(1 - true / max(seams[others].mean(), 1e-6)),
         direction=float(back / max(true, 1e-6)),
+        flow=float(1 - inside / max(mean[owner[:, None] != owner[None]].mean(), 1e-6)),
     )
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #787c2fda
 @dataclass(frozen=True, kw_only=True)
 class JigsawDifficulty(Difficulty):
-    "Into how many clips the video is cut, and what a video must have for that. VideoSSR paper: Temporal Jigsaw."
+    "Into how many clips the video is cut, how they are shown, what a video must have for that. VideoSSR paper: Temporal Jigsaw."
     n_clips: int = 6  # 2..9, so that a position is one digit
     min_frames: int = 2  # frames a clip at least
+    gap: int = 0  # frames left out between two clips
+    zoom: float = 0.0  # each clip shows a window of its own that is smaller than the frame by up to this share, below 0.8
+    light: float = 0.0  # each clip has the video's mean colour times up to exp(+-this), in place of its own mean; 0: as it is
     min_change: float = 4.0  # of `Findability.change`, levels of 255; below twice this motion, a scene is still
     min_continuity: float = 0.25  # of `Findability.continuity`; -inf to take what has cuts everywhere
     min_direction: float = 1.25  # of `Findability.direction`; 0 to take any
+    min_flow: float = -np.inf  # of `Findability.flow`; -inf to take any
 
     def __post_init__(self) -> None:
         if not 2 <= self.n_clips <= 9:
             raise ValueError(f"n_clips must be 2 to 9, not {self.n_clips}: each position is one digit")
+        if self.gap < 0 or not 0 <= self.zoom < 0.8 or not 0 <= self.light <= 1:
+            raise ValueError(f"need gap >= 0, 0 <= zoom < 0.8 and 0 <= light <= 1, not {self.gap}, {self.zoom} and {self.light}")
+
+    def gap_of(self, n_frames: int) -> int:
+        "The gap for a clip of so many frames: a short video gives a shorter one, in proportion."
+        return max(min(self.gap, 1), round(self.gap * min(1.0, n_frames / self.n_frames)))
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #0173788f
 def check_order(
@@ -107,6 +125,8 @@ def _refuse(found: Findability, difficulty: JigsawDifficulty) -> None:
         raise Unsolvable("no continuity", f"true seams are {found.continuity:.0%} smoother than any others")
     if found.direction < difficulty.min_direction:
         raise Unsolvable("no direction", f"the reverse order's seams are {found.direction:.2f} times as rough")
+    if found.flow < difficulty.min_flow:
+        raise Unsolvable("cuts everywhere", f"steps inside the clips are {found.flow:.0%} smaller than between them")
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #099effff
 _MEASURED: WeakKeyDictionary[Clip, dict[int, Findability]] = WeakKeyDictionary()
@@ -125,38 +145,122 @@ def clip_findability(
     return known[n_clips]
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #673847a1
+def best_path(
+    costs: np.ndarray,  # float (n, n): of playing the column's clip right after the row's
+) -> tuple[int, ...]:  # clips in the order of playing, from 0
+    "The order of least cost, found exactly by dynamic programming."
+    n_clips = len(costs)
+    best = {(1 << clip, clip): (0.0, (clip,)) for clip in range(n_clips)}  # (clips used, last one) -> cost, path
+    for _ in range(n_clips - 1):
+        longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
+        for (used, last), (cost, path) in best.items():
+            for clip in range(n_clips):
+                if not used >> clip & 1:
+                    key, value = (used | 1 << clip, clip), (cost + float(costs[last, clip]), (*path, clip))
+                    longer[key] = min(value, longer.get(key, value))
+        best = longer
+    return min(best.values())[1]
+
+
+def seam_costs(
+    clips: Sequence[Clip],  # as shown, all of one size
+) -> dict[str, np.ndarray]:  # player -> float (n, n)
+    "What it costs simple players to play the column's clip after the row's."
+    small = [thumbnails(clip.frames) for clip in clips]
+    starts, ends, means = (np.stack([pick(one) for one in small]) for pick in (lambda x: x[0], lambda x: x[-1], lambda x: x.mean(0)))
+    moves = [np.stack([pick(one) for one in small]) for pick in (lambda x: x[-1] - x[-min(2, len(x))], lambda x: x[min(1, len(x) - 1)] - x[0])]
+
+    def plain(pictures: np.ndarray) -> np.ndarray:
+        "Without mean and spread; four levels keep noise from being blown up."
+        centred = pictures - pictures.mean((1, 2), keepdims=True)
+        return centred / (centred.std((1, 2), keepdims=True) + 4)
+
+    pairs = {"seams": (ends, starts), "seams without light": (plain(ends), plain(starts)), "likeness": (means, means)}
+    pairs["drift"] = (ends + moves[0], starts - moves[1])
+    return {name: np.abs(one[:, None] - two[None]).mean((2, 3, 4)) for name, (one, two) in pairs.items()}
+
+
 def seam_order(
     clips: Sequence[Clip],  # as shown, 2..9
 ) -> str:  # digits, from 1, like an answer
-    "The order with the smoothest seams, found exactly by dynamic programming: a baseline that understands nothing."
-    ends = thumbnails(np.concatenate([clip.frames[[0, -1]] for clip in clips]))
-    seams = np.abs(ends[1::2, None] - ends[None, 0::2]).max(axis=-1).mean(axis=(2, 3))
-    best = {(1 << clip, clip): (0.0, (clip,)) for clip in range(len(clips))}  # (clips used, last one) -> cost, path
-    for _ in range(len(clips) - 1):
-        longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
-        for (used, last), (cost, path) in best.items():
-            for clip in range(len(clips)):
-                if not used >> clip & 1:
-                    key, value = (used | 1 << clip, clip), (cost + float(seams[last, clip]), (*path, clip))
-                    longer[key] = min(value, longer.get(key, value))
-        best = longer
-    return "".join(str(clip + 1) for clip in min(best.values())[1])
+    "The order with the smoothest seams: a baseline that understands nothing."
+    return "".join(str(clip + 1) for clip in best_path(seam_costs(clips)["seams"]))
+
+# %% ../../nbs/10_tasks/03_jigsaw.ipynb #0c516db1
+def order_likings(
+    clips: Sequence[Clip],  # as shown, all of one size
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # orders of playing (m, n), from 0; player -> float (m,)
+    "How much each simple player likes each order."
+    n_clips, costs = len(clips), seam_costs(clips)
+    light = np.array([clip.frames.mean() for clip in clips])
+    if n_clips <= 6:
+        orders = np.array(list(permutations(range(n_clips))))
+    else:
+        best = [best_path(cost) for cost in costs.values()] + [tuple(np.argsort(light)), tuple(np.argsort(-light))]
+        swapped = [_swapped(order, *pair) for order in best for pair in combinations(range(n_clips), 2)]
+        rng = np.random.default_rng(n_clips)
+        orders = np.unique(np.array([*best, *swapped, *(tuple(rng.permutation(n_clips)) for _ in range(300))]), axis=0)
+    likings = {name: -cost[orders[:, :-1], orders[:, 1:]].sum(1) for name, cost in costs.items()}
+    rising = light[orders] @ np.arange(n_clips)
+    return orders, likings | {"getting brighter": rising, "getting darker": -rising}
+
+
+def _swapped(order: Sequence[int], one: int, two: int) -> tuple[int, ...]:
+    "An order with two places exchanged."
+    order = list(order)
+    order[one], order[two] = order[two], order[one]
+    return tuple(order)
+
+# %% ../../nbs/10_tasks/03_jigsaw.ipynb #d8871e7c
+def draw_looks(
+    difficulty: JigsawDifficulty,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:  # a part of the video each: box (left, top, side) as shares of the frame, light as a factor
+    "How each part is shown."
+    looks = []
+    for _ in range(difficulty.n_clips):
+        side = 1 - float(rng.uniform(0, difficulty.zoom))
+        left, top = rng.uniform(0, 1 - side, 2).tolist()
+        looks.append({"box": [round(left, 4), round(top, 4), round(side, 4)], "light": round(float(np.exp(rng.uniform(-1, 1) * difficulty.light)), 4)})
+    return looks
+
+
+def look_at(
+    frames: np.ndarray,  # uint8 (t, H, W, 3), one part of the video
+    look: dict[str, Any],  # box and light
+    tone: np.ndarray | None,  # float (3,): the mean colour to get, before `light`; None: as it is
+) -> np.ndarray:  # uint8 (t, H, W, 3)
+    "A part through its window, in its light; one factor a channel for all frames, so that nothing flickers."
+    height, width = frames.shape[1:3]
+    left, top, side = look["box"]
+    box = (left * width, top * height, (left + side) * width, (top + side) * height)
+    if side < 1:
+        frames = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box)) for frame in frames])
+    if tone is None:
+        return frames
+    factor = tone * look["light"] / np.maximum(frames.mean((0, 1, 2)), 1)
+    return np.rint(frames * factor).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #a6efc4da
+# Nothing here looks at seams; what is left of cuts and loops is refused by what goes on inside the clips.
+_LOOK = {"zoom": 0.3, "light": 0.3, "min_continuity": -np.inf, "min_direction": 0.0, "min_flow": 0.25}
 _PRESETS: dict[str, Difficulty] = {
     "train": JigsawDifficulty(),
     "easy": JigsawDifficulty(),
     "hard": JigsawDifficulty(n_clips=8),
     "viubench_easy": JigsawDifficulty(max_pixels=512 * 512),
     "viubench_hard": JigsawDifficulty(max_pixels=512 * 512, n_clips=8),
-    "demo": JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=3),
+    "robust": JigsawDifficulty(gap=3, **_LOOK),
+    "demo": JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=3, gap=1, **_LOOK),
 }
 
 
-def _question(n_clips: int) -> str:
+def _question(n_clips: int, gap: int = 0, looks: bool = False) -> str:
     example = "".join(map(str, [*range(2, n_clips + 1, 2), *range(1, n_clips + 1, 2)]))
+    told = " A moment is missing between any two." if gap else ""
+    told += " Framing and light differ from clip to clip and tell nothing." if looks else ""
     return (
-        f"One video was cut into {n_clips} clips of equal length, shown above in shuffled order. "
+        f"One video was cut into {n_clips} clips of equal length, shown above in shuffled order.{told} "
         "In which order must they be played? "
         f"Answer directly with the {n_clips} clip numbers from first to last, as {n_clips} digits and nothing else, for example {example}."
     )
@@ -171,14 +275,22 @@ class Jigsaw(Task):
 
     def propose(self, clip: Clip, type: str, difficulty: JigsawDifficulty, rng: np.random.Generator) -> dict[str, Any]:
         "A random order."
-        n_clips, needed = difficulty.n_clips, difficulty.n_clips * difficulty.min_frames
+        n_clips, gap = difficulty.n_clips, difficulty.gap_of(clip.n_frames)
+        needed = n_clips * (difficulty.min_frames + gap)
         if clip.n_frames < needed:
             raise Unsolvable("too few frames", f"{clip.n_frames}, but {n_clips} clips need {needed}")
-        return {"n_clips": n_clips, "order": rng.permutation(n_clips).tolist()}
+        recipe = {"n_clips": n_clips, "order": rng.permutation(n_clips).tolist()}
+        if difficulty.zoom or difficulty.light:
+            recipe |= {"looks": draw_looks(difficulty, rng), "toned": difficulty.light > 0}
+        return recipe | ({"gap": gap} if gap else {})
 
     def apply(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource) -> list[Clip]:
         "The clips in the order in which they are shown."
-        return cut(clip, recipe["n_clips"], recipe["order"])
+        shown = cut(clip, recipe["n_clips"], recipe["order"], recipe.get("gap", 0))
+        if "looks" not in recipe:
+            return shown
+        tone = clip.frames.mean((0, 1, 2)) if recipe["toned"] else None
+        return [one.with_frames(look_at(one.frames, recipe["looks"][part], tone)) for one, part in zip(shown, recipe["order"])]
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: JigsawDifficulty) -> None:
         "As `check_order`."
@@ -186,11 +298,16 @@ class Jigsaw(Task):
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "States the number of digits, with an example of that length."
-        return _question(recipe["n_clips"])
+        return _question(recipe["n_clips"], recipe.get("gap", 0), "looks" in recipe)
 
     def answer(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "For example 341562: clip 3 plays first, then clip 4."
         return play_order(recipe["order"])
+
+    def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
+        "As `order_likings`."
+        orders, likings = order_likings(clips)
+        return ["".join(map(str, order)) for order in (orders + 1).tolist()], likings
 
 
 register(Jigsaw());
