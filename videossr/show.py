@@ -409,11 +409,11 @@ def before_after(
         style = {"fontsize": 9.5 if heavy else 8.5, "weight": "bold" if heavy else "normal", "color": color, "va": "center"}
         axes.text(-0.02, line, label, ha="right", parse_math=False, **style)
         gain = scores["gain"]
-        text = f"{gain['mean']:+.2f}   [{gain['low']:+.2f}, {gain['high']:+.2f}]   n = {gain['n']}"
+        text = f"{gain['mean']:+.2f}   [{gain['low']:+.2f}, {gain['high']:+.2f}]   n = {gain['n']}" + (f" ({scores['videos']})" if "videos" in scores else "")
         axes.text(1.02, line, text, ha="left", **{**style, "weight": "normal"})
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     axes.set_xlabel("mean reward on held-out videos, with 95 % intervals", fontsize=8.5)
-    axes.text(1.02, -0.62, "gain", fontsize=8.5, color=PALETTE["ink"])
+    axes.text(1.02, -0.62, "gain, n questions (of so many videos)" if "videos" in rows[-1][2] else "gain", fontsize=8.5, color=PALETTE["ink"])
     axes.text(0, -0.62, "open: before     filled: after     upright tick: blind floor", fontsize=8.5, color=PALETTE["ink"])
     _style(axes, "x")
     return figure
