@@ -308,8 +308,8 @@ def metric_interval(
         low, high = share * (1 - _unseen(len(rows), level)), share + (1 - share) * _unseen(len(rows), level)
     else:
         freedom = max(1.0, sizes.sum() ** 2 / (sizes**2).sum() - 1)
-        low, high = _wilson(share, error / (most - least), _student(0.5 + level / 2, freedom))
-    return {"mean": value, "low": least + (most - least) * low, "high": least + (most - least) * high, "n": len(clusters)}
+        low, high = _wilson(share, error / (most - least), _student(0.5 + level / 2, float(freedom)))
+    return {"mean": value, "low": float(least + (most - least) * low), "high": float(least + (most - least) * high), "n": len(clusters)}
 
 # %% ../nbs/45_records.ipynb #1eca581c
 def clustered_interval(
@@ -344,10 +344,12 @@ def few_note(
     few = sorted({count for count in counts if count < FEW})
     if not few:
         return ""
-    near = {min(COVERAGE, key=lambda known: abs(known - count)) for count in few}
+    alone = " One video alone tells nothing of others: its interval is the whole range." if few[0] == 1 else ""
+    near = {min(COVERAGE, key=lambda known: abs(known - count)) for count in few if count > 1}
+    if not near:
+        return f"\\* one video.{alone}"
     low, high = min(COVERAGE[known][0] for known in near), max(COVERAGE[known][1] for known in near)
     told = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"
-    alone = " One video alone tells nothing of others: its interval is the whole range." if few[0] == 1 else ""
     return f"\\* few videos ({told}): in simulations, such 95 % intervals hold the truth in {low} to {high} % of cases.{alone}"
 
 # %% ../nbs/45_records.ipynb #8d96ab90
@@ -458,7 +460,7 @@ def p_note(
 ) -> str:  # empty where every p-value can fall below 0.01
     "Says which p-values cannot be small, whatever is gained."
     few = sorted({count for count in counts if least_p(count) > 0.01})
-    told = ", ".join(f"{least_p(count):.2g} ({count})" for count in few)
+    told = ", ".join(f"{least_p(count):.3g} ({count})" for count in few)
     return f"With few videos p cannot fall below 2 in 2^videos, whatever is gained: {told}." if few else ""
 
 
