@@ -108,7 +108,7 @@ def view_times(
     # the last frame stands until the end: the middle of its time is safely inside
     return np.linspace(start, max(start, end - 0.5 / rate), max(1, count // 2 * 2))
 
-
+# %% ../nbs/46_backends.ipynb #b5031641
 def _even(
     clip: Clip,
 ) -> Clip:

@@ -446,7 +446,7 @@ def sign_flip(
     signs = np.random.default_rng(seed).choice((-1, 1), size=(n_flips, len(sums)))
     return float((1 + (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).sum()) / (1 + n_flips))
 
-
+# %% ../nbs/45_records.ipynb #6cd6b59e
 def least_p(
     n_videos: int,  # whose gains are flipped
     n_flips: int = 10_000,  # random choices of signs, as in `sign_flip`

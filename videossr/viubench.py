@@ -66,7 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # mean -> the types it is taken over
     "temporal": ("grounding_shuffle", "jigsaw_easy", "jigsaw_hard"),
 }
 
-
+# %% ../nbs/50_viubench.ipynb #dc881125
 def groups_of(
     types: Types,  # `VIUBENCH` or `BEYOND`
 ) -> dict[str, tuple[str, ...]]:
@@ -585,7 +585,7 @@ def _keys(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     more = [key for key in [*BEYOND, *groups_of(BEYOND)] if key in there]
     return [*(TITLES if set(there) & set(TITLES) or not more else ()), *more]
 
-
+# %% ../nbs/50_viubench.ipynb #38417259
 def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\n]', text) else text
 

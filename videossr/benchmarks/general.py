@@ -179,7 +179,7 @@ def paper_tempcompass(
     "The paper's rule; captions to match, whose labels all begin with the same letter, are read by the official rule."
     return read_tempcompass(reply, item) if begin_alike(item) else first_character(reply, item)
 
-
+# %% ../../nbs/55_benchmarks/01_general.ipynb #0b06e421
 def tempcompass_prompt(
     item: Item,
 ) -> str:
