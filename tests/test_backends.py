@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,8 @@ from videossr.backends import (
     image_size,
     plan_batches,
     prompt_hash,
-    read_frames,
+    read_view,
+    view_times,
 )
 from videossr.data.export import resize_clip
 from videossr.demo import demo_videos
@@ -43,7 +46,7 @@ from videossr.evaluate import evaluate
 from videossr.policy import tiny_policy
 from videossr.records import read_records
 from videossr.tasks import Sample, core, make_sample
-from videossr.video import Clip, VideoError, fit_size
+from videossr.video import Clip, VideoError, fit_size, probe
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = Path(__file__).parent / "snapshots" / "prompts_chat.json"
@@ -521,14 +524,51 @@ def test_frames_on_disk(tmp_path):
     for number in range(3):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(np.full((100, 130, 3), 40 * number, np.uint8)).save(paths[-1])
-    clip = read_frames(paths, fps=2.0, max_pixels=64 * 96)
+    recipe = {"frames": [list(map(str, paths))], "fps": [2.0]}
+    (clip,) = clips_of(Sample("grounding", "mirror", "v", {**recipe, "read": {"max_pixels": 64 * 96}}, "?", "0.5-1.0"))
     assert clip.frames.shape[0] == 3 and clip.height * clip.width <= 64 * 96 and clip.height % 32 == clip.width % 32 == 0
     assert clip.times.tolist() == [0.0, 0.5, 1.0] and [int(frame[0, 0, 0]) for frame in clip.frames] == [0, 40, 80]
-    sample = Sample("grounding", "mirror", "v", {"frames": [list(map(str, paths))], "fps": [2.0]}, "?", "0.5-1.0")
+    sample = Sample("grounding", "mirror", "v", recipe, "?", "0.5-1.0")
     assert clips_of(sample)[0].n_frames == 3
     paths[1].write_bytes(b"no picture")
     with pytest.raises(VideoError, match=r"1\.png: cannot be read as a picture"):
         clips_of(sample)
+
+
+@pytest.mark.parametrize("span", [None, (0.9, 3.3)])
+@pytest.mark.parametrize("frames", [3, 4, 8, 31, 32, 64])
+def test_views_have_an_even_number_of_frames(tmp_path, frames, span):
+    "Also of a video that holds some frames for long, where several of the moments meet in one frame."
+    path, rng = tmp_path / "uneven.mp4", np.random.default_rng(frames)
+    shown = np.cumsum([0, *rng.choice([20, 40, 160, 900], 30)])  # ms
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, start in enumerate(shown):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * number, np.uint8), "rgb24")
+            frame.pts, frame.time_base = int(start), Fraction(1, 1000)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    info = probe(path)
+    for fps in (None, 2.0):
+        budget = Budget(frames, fps, 64 * 64, 0.0)
+        clip, times = read_view(path, budget, span), view_times(info.duration, info.fps, budget, span)
+        seen = np.unique(np.searchsorted(shown / 1000, times + 1e-3, side="right"))
+        assert len(times) % 2 == 0 and len(clip) == len(seen) - len(seen) % 2, "as many frames as differ, or one less"
+        first_and_last = shown[np.searchsorted(shown / 1000, times[[0, -1]] + 1e-3, side="right") - 1] / 1000
+        assert clip.times[[0, -1]] == pytest.approx(first_and_last, abs=2e-3)
+
+
+def test_views_of_folders_have_an_even_number_of_frames(tmp_path):
+    for number in range(33):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(tmp_path / f"{number:02}.png")
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        start, end = sorted(rng.uniform(0, 11, 2))
+        if end - start > 1:
+            clip = read_view(tmp_path, Budget(int(rng.integers(2, 40)), [None, 2.0][rng.integers(2)], 64 * 64, 0.0), (start, end))
+            assert len(clip) % 2 == 0
 
 
 def test_budget():

@@ -21,7 +21,20 @@ from videossr.rewards import REWARDS, blind_floor, compute_score, make_reward, p
 from videossr.show import show_sample
 from videossr.tasks import TASKS, Sample, Unsolvable, make_sample, render
 from videossr.video import Clip, read_clip
-from videossr.viubench import BEYOND, VIUBENCH, Budget, build_viubench, load_viubench, save_viubench, score_viubench, viubench_floors
+from videossr.viubench import (
+    BEYOND,
+    VIUBENCH,
+    Budget,
+    build_viubench,
+    compare_viubench,
+    draw_viubench,
+    load_viubench,
+    save_viubench,
+    score_viubench,
+    viubench_details,
+    viubench_floors,
+    viubench_intervals,
+)
 
 NAMES = {"backwards": ("clip", "segment"), "camera": ("motion",), "patches": ("swap",)}
 KINDS = [(task, type) for task, types in NAMES.items() for type in types]
@@ -324,3 +337,27 @@ def test_types_of_their_own_beside_viubench(videos, tmp_path):
     path = save_viubench(bench, tmp_path / "beyond.jsonl")
     assert load_viubench(path, types=BEYOND).samples == bench.samples == bench.first(100).samples
     assert bench.first(6).counts() == dict.fromkeys(BEYOND, 1)
+
+
+def test_beyond_types_are_compared_listed_and_drawn(videos, tmp_path):
+    "In lines of their own, outside the paper's overall score; alone, and in one run with the paper's nine."
+    beyond = build_viubench(videos, seed=2, per_type=2, types=BEYOND, budget=Budget(16, max_pixels=64 * 64), progress=False)
+    nine = build_viubench(videos, seed=2, per_type=2, budget=Budget(max_pixels=64 * 64), progress=False)
+    ask = lambda bench, reply, name: [make_record(sample, reply(sample), name=name) for sample in bench]
+    before, after = ask(beyond, lambda sample: "", "before"), ask(beyond, lambda sample: sample.answer, "after")
+    gains = compare_viubench(before, after)
+    assert list(gains) == [*BEYOND, *NAMES] and all(line["mean"] == 100 and line["low"] < 100 and 0 < line["p"] <= 1 for line in gains.values())
+    assert gains == compare_viubench(before, after, types=BEYOND) and not {"overall", "temporal"} & set(gains)
+    floors = viubench_floors(beyond, BEYOND)
+    lines = [line for line in viubench_details({"before": before, "after": after}, floors).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(BEYOND) + len(NAMES) and all(line.count("|") == lines[0].count("|") for line in lines)
+    draw_viubench({"before": before, "after": after}, floors).savefig(tmp_path / "beyond.png")
+    paper = ask(nine, lambda sample: sample.answer if sample.index % 2 else "", "after")
+    both, alone = viubench_intervals([*paper, *after]), viubench_intervals(paper)
+    assert {key: both[key] for key in alone} == alone and set(both) == {*alone, *BEYOND, *NAMES}
+    assert "| Overall | 18 |" in viubench_details({"both": [*paper, *after]}) and "| Camera, easy | 2 |" in viubench_details({"both": [*paper, *after]})
+    draw_viubench({"both": [*paper, *after]}).savefig(tmp_path / "both.png")
+    with pytest.raises(ValueError, match="no type of VIUBench"):
+        compare_viubench(before, after, types=VIUBENCH)
+    with pytest.raises(ValueError, match="of no known task"):
+        viubench_intervals([replace(after[0], task="sorting")])

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from videossr.backends import Budget, clips_of
+from videossr.data import load_samples
 from videossr.demo import demo_videos
 from videossr.records import make_record
 from videossr.rewards import counting_reward, grounding_reward, jigsaw_reward
@@ -22,6 +23,7 @@ from videossr.tasks.grounding import GroundingDifficulty
 from videossr.viubench import (
     GROUPS,
     VIUBENCH,
+    VIUBench,
     build_viubench,
     compare_viubench,
     draw_viubench,
@@ -194,6 +196,27 @@ def test_published_rows(tmp_path):
             read_viubench(tmp_path / "rows.jsonl", tmp_path, key="jigsaw_easy")
 
 
+@pytest.mark.parametrize("limits", [{"max_pixels": 64 * 96, "min_pixels": 32 * 32}, {"max_pixels": 256 * 256, "min_pixels": 128 * 128}, {}])
+@pytest.mark.parametrize("size", [(360, 480), (64, 96)])
+def test_published_rows_show_the_same_pixels_in_training_and_in_evaluation(tmp_path, limits, size):
+    "Loaded as training does, or as a benchmark; rendered by the trainer, or shown to a backend: one budget, one way to resize."
+    row = verl_row(tmp_path, "grounding", "0.5-1.5", perturbation_type="Mirror")
+    rng = np.random.default_rng(0)
+    for name in row["videos"][0]["video"]:
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / name, quality=95)
+    row["videos"][0] = {"video": row["videos"][0]["video"], "sample_fps": 2.0, **limits}
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    trained, evaluated = load_samples(tmp_path / "rows.parquet", video_dir=tmp_path)[0], read_viubench(tmp_path / "rows.json", tmp_path)[0]
+    shown = [clip for sample in (trained, evaluated) for show in (render, clips_of) for clip in show(sample)]
+    assert len(shown) == 4 and all(np.array_equal(clip.frames, shown[0].frames) and np.array_equal(clip.times, shown[0].times) for clip in shown)
+    assert trained.recipe["read"] == evaluated.recipe["read"] and shown[0].height * shown[0].width <= trained.recipe["read"]["max_pixels"]
+    # a budget that is given is used, and known
+    larger = read_viubench(tmp_path / "rows.json", tmp_path, max_pixels=512 * 512)[0]
+    assert larger.recipe["read"]["max_pixels"] == 512 * 512 and read_viubench(tmp_path / "rows.json", tmp_path).version != VIUBench((larger,)).version
+    assert size == (64, 96) or clips_of(larger)[0].frames.size > shown[0].frames.size
+
+
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
@@ -243,6 +266,8 @@ def test_intervals_and_gains(bench):
         assert line["mean"] == pytest.approx(score_viubench(strong)[key] - score_viubench(weak)[key])
         assert line["low"] - 1e-9 <= line["mean"] <= line["high"] + 1e-9 and 0 < line["p"] <= 1
     assert gains["overall"]["p"] < 0.05 < compare_viubench(weak, weak)["overall"]["p"]
+    for line in compare_viubench(weak, weak).values():
+        assert line["mean"] == 0 and line["low"] < 0 < line["high"], "no gain at all is no certain gain of zero"
 
 
 def test_interval_of_a_mean_of_types_covers():
@@ -257,7 +282,7 @@ def test_interval_of_a_mean_of_types_covers():
             for key in VIUBENCH:
                 value = float(np.clip(level + rng.normal(0, 0.1), 0, 1))
                 records.append(replace(blank[key], video=str(video), smooth=value, strict=value))
-        line = viubench_intervals(records, n_boot=400)["overall"]
+        line = viubench_intervals(records)["overall"]
         hits += line["low"] <= 50 <= line["high"]
     assert 0.89 <= hits / 150 <= 0.99
 
@@ -341,15 +366,17 @@ def test_tables(bench):
     assert r"50 \%\_x" in latex and {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {16}
     markdown = viubench_table(scores)
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()} == {18}
-    details = viubench_details({"weak": weak, "strong": strong}, viubench_floors(bench), n_boot=200)
-    assert len(details.splitlines()) == 2 + 16 and "100.0 [100.0, 100.0]" in details
-    assert "nan" not in details + markdown + viubench_details({"one": weak[:4]}, n_boot=200)
+    details = viubench_details({"weak": weak, "strong": strong}, viubench_floors(bench))
+    assert len([line for line in details.splitlines() if line.startswith("|")]) == 2 + 16
+    assert "100.0 [" in details and ", 100.0]*" in details and "100.0 [100.0" not in details, "six videos that are all right are no proof"
+    assert "few videos (" in details and "p cannot fall below" in details and "few videos" not in viubench_details({"a": weak}, form="csv")
+    assert "nan" not in details + markdown + viubench_details({"one": weak[:4]})
 
 
 @pytest.mark.parametrize("n_runs", [1, 2, 5])
 def test_picture(bench, n_runs, tmp_path):
     runs = {f"run {k}": answered(bench, lambda sample, k=k: sample.answer if sample.index % (k + 1) == 0 else "1.0-3.0") for k in range(n_runs)}
-    draw_viubench(runs, viubench_floors(bench), n_boot=100).savefig(tmp_path / "v.png")
+    draw_viubench(runs, viubench_floors(bench)).savefig(tmp_path / "v.png")
     assert Image.open(tmp_path / "v.png").size[0] > 400
 
 

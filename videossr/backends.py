@@ -43,9 +43,9 @@ from .tasks.core import CLIP_CACHE, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
-__all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'read_frames', 'clips_of',
-           'prompt_hash', 'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'image_size',
-           'chat_content', 'retry_wait', 'read_completion', 'Endpoint', 'open_backend']
+__all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'clips_of', 'prompt_hash',
+           'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'image_size', 'chat_content',
+           'retry_wait', 'read_completion', 'Endpoint', 'open_backend']
 
 # %% ../nbs/46_backends.ipynb #6d6253ac
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def view_times(
     rate: float,  # its frames a second, > 0
     budget: Budget,
     span: Sequence[float] | None = None,  # start and end of the part to watch, in seconds; None: all of it
-) -> np.ndarray:  # (n,) float64 seconds, n even and at least 4, where the part has that many frames
+) -> np.ndarray:  # (n,) float64 seconds, n even and at least 4 where the part and the budget have that many frames; 1 where one of them has one only
     "When to look. Raises `ValueError` for a part that the video does not have."
     start, end = (0.0, seconds) if span is None else (max(0.0, float(span[0])), min(seconds, float(span[1])))
     if not start < end:
@@ -108,6 +108,16 @@ def view_times(
     # the last frame stands until the end: the middle of its time is safely inside
     return np.linspace(start, max(start, end - 0.5 / rate), max(1, count // 2 * 2))
 
+# %% ../nbs/46_backends.ipynb #b5031641
+def _even(
+    clip: Clip,
+) -> Clip:
+    "The clip with an even number of frames: where moments met in one long frame and left an odd number, without the frame that stands shortest."
+    if len(clip) % 2 == 0 or len(clip) == 1:
+        return clip
+    kept = np.delete(np.arange(len(clip)), 1 + np.argmin(np.diff(clip.times)[1:]))  # the first and the last stay
+    return Clip(clip.frames[kept], clip.times[kept], clip.source)
+
 
 def read_view(
     video: str | Path,  # a video, or a folder of pictures in order of their names
@@ -115,7 +125,7 @@ def read_view(
     span: Sequence[float] | None = None,  # start and end of the part to watch, in seconds; None: all of it
     rate: float = 3.0,  # pictures a second, of a folder
 ) -> Clip:
-    "A video as a public benchmark shows it. Raises `VideoError`."
+    "A video as a public benchmark shows it: an even number of frames, unless there is only one to be seen. Raises `VideoError`."
     pictures = sorted(path for path in Path(video).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")) if Path(video).is_dir() else []
     sizes = {"max_pixels": budget.max_pixels, "min_pixels": budget.min_pixels}
     try:
@@ -123,45 +133,22 @@ def read_view(
             times = view_times(len(pictures) / rate, rate, budget, span)
             numbers = sorted({min(len(pictures) - 1, int(time * rate + 1e-6)) for time in times})
             clip = frames_clip([str(pictures[number]) for number in numbers], rate, **sizes)
-            return Clip(clip.frames, np.array(numbers) / rate, str(video))
+            return _even(Clip(clip.frames, np.array(numbers) / rate, str(video)))
         info = probe(video)
         times = view_times(info.duration, info.fps, budget, span)
     except ValueError as error:
         raise VideoError(video, str(error)) from error
-    return CLIP_CACHE.read(str(video), times=times, **sizes)
+    return _even(CLIP_CACHE.read(str(video), times=times, **sizes))
 
 # %% ../nbs/46_backends.ipynb #40703da8
-def read_frames(
-    paths: Sequence[str | Path],  # pictures of one size, in order
-    fps: float,  # frames a second
-    max_pixels: int = 512 * 512,  # height x width at most
-) -> Clip:
-    "A clip from pictures on disk; raises `VideoError` that names the picture."
-    frames: list[np.ndarray] = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                height, width = fit_size(picture.height, picture.width, max_pixels)
-                frames.append(np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)))
-        except OSError as error:
-            raise VideoError(path, f"cannot be read as a picture: {error}") from error
-        if frames[-1].shape != frames[0].shape:
-            raise VideoError(path, "its shape is not that of the clip's first frame")
-    if not frames:
-        raise VideoError("", "a sample without frames")
-    return Clip(np.stack(frames), np.arange(len(frames)) / fps, str(paths[0]))
-
-
 def clips_of(
     sample: Sample,  # with a recipe to render, with `frames` on disk, or with `views` of whole videos
 ) -> list[Clip]:
     "What the model is shown. Raises `VideoError`."
-    recipe = sample.recipe
-    if "views" in recipe:
-        return [read_view(budget=Budget(**recipe["budget"]), **view) for view in recipe["views"]]
-    if "frames" not in recipe:
+    if "views" not in sample.recipe:
         return render(sample)
-    return [read_frames(paths, fps, recipe.get("max_pixels", 512 * 512)) for paths, fps in zip(recipe["frames"], recipe["fps"], strict=True)]
+    budget = Budget(**sample.recipe["budget"])
+    return [read_view(budget=budget, **view) for view in sample.recipe["views"]]
 
 # %% ../nbs/46_backends.ipynb #556f740c
 def prompt_hash(

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .backends import Backend, LocalBackend, Reply
 from .policy import Policy, check_parse, generate_answers
-from .records import Journal, Record, compare, make_record, read_records, sample_id, score
+from .records import FEW, Journal, Record, compare, count_videos, few_mark, few_note, make_record, read_records, sample_id, score
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
 from .tasks import Sample
 from .video import VideoError
@@ -210,17 +210,15 @@ def results(
     floors: Mapping[str, Any],  # task, or "task type" -> blind floor, as a number or from `blind_floor`
     *,
     seconds: float,  # the whole run took
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # of the resampling
     **more: Any,  # further JSON values to keep
 ) -> dict[str, Any]:  # tasks, types, overall, seconds, peak_rss_gb
-    "Scores, gains and blind floors of a run by task, by type and overall."
-    dials = {"n_boot": n_boot, "seed": seed}
+    "Scores, gains and blind floors of a run by task, by type and overall, and the number of videos that each line stands on."
 
     def lines(by: Sequence[str]) -> dict[str, dict[str, Any]]:
-        scores = [score(before, by=by, **dials), score(after, by=by, **dials), compare(before, after, by=by, **dials)]
+        scores = [score(before, by=by), score(after, by=by), compare(before, after, by=by)]
+        videos = count_videos(before, by=by)
         columns = {name: dict(zip(("before", "after", "gain"), (one[name] for one in scores), strict=True)) for name in scores[0]}
-        return {name: {"blind": _floor(floors, name), **line} for name, line in columns.items()}
+        return {name: {"blind": _floor(floors, name), **line, "videos": videos[name]} for name, line in columns.items()}
 
     tasks, overall, types = lines(("task",)), lines(())["overall"], {}
     for name, line in lines(("task", "type")).items():
@@ -258,19 +256,23 @@ def read_results(
     return found
 
 # %% ../nbs/52_evaluate.ipynb #a8f076bc
-def _cell(score: Mapping[str, float], sign: str = "") -> str:
-    return f"{score['mean']:{sign}.3f} [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]"
+def _cell(score: Mapping[str, float], mark: str, sign: str = "") -> str:
+    return f"{score['mean']:{sign}.3f} [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]{mark}"
 
 
 def results_table(
     found: Mapping[str, Any],  # from `results`
 ) -> str:  # Markdown
-    "The results as a Markdown table with 95 % intervals."
+    "The results as a Markdown table with 95 % intervals; those on few videos are marked, and a note says what that means."
+    counts: list[int] = []
     lines = ["| | n | blind floor | before | after | gain |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
 
     def add(label: str, one: Mapping[str, Any]) -> None:
         floor = "" if one.get("blind") is None else f"{one['blind']:.3f}"
-        lines.append(f"| {label} | {one['gain']['n']} | {floor} | {_cell(one['before'])} | {_cell(one['after'])} | {_cell(one['gain'], '+')} |")
+        mark = few_mark(one.get("videos", FEW))  # earlier runs do not tell
+        counts.append(one.get("videos", FEW))
+        cells = _cell(one["before"], mark), _cell(one["after"], mark), _cell(one["gain"], mark, "+")
+        lines.append(f"| {label} | {one['gain']['n']} | {floor} | {' | '.join(cells)} |")
 
     for task, one in found["tasks"].items():
         add(f"**{task}**", one)
@@ -278,7 +280,7 @@ def results_table(
         for type, line in types.items() if len(types) > 1 else ():
             add(type, line)
     add("**overall**", found["overall"])
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, ["\n".join(lines), few_note(counts)]))
 
 # %% ../nbs/52_evaluate.ipynb #5378d5e6
 def read_runs(

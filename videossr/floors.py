@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from .rewards import blind_floor, score_reply
 from .tasks.core import Sample, find_task, preferred, render
 
 # %% auto #0
-__all__ = ['low_level_replies', 'low_level_floor', 'Options', 'options_of', 'train_mixture', 'mixture_scores', 'floor_rows',
-           'floor_table']
+__all__ = ['low_level_replies', 'evenly', 'low_level_floor', 'Options', 'options_of', 'train_mixture', 'mixture_scores',
+           'floor_rows', 'floor_table']
 
 # %% ../nbs/27_floors.ipynb #a55e55bd
 def low_level_replies(
@@ -33,19 +32,31 @@ def low_level_replies(
     return said
 
 # %% ../nbs/27_floors.ipynb #9fc5638d
+def evenly(
+    samples: Sequence[Sample],
+    most: int | None,  # of one task and type; None: all
+) -> list[Sample]:  # in their order
+    "At most so many samples of each task and type, evenly spaced: where looking at all would take long."
+    by_kind: dict[tuple[str, str], list[int]] = {}
+    for number, sample in enumerate(samples):
+        by_kind.setdefault((sample.task, sample.type), []).append(number)
+    wanted = [numbers if most is None else [numbers[k] for k in np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))] for numbers in by_kind.values()]
+    return [samples[number] for number in sorted(sum(wanted, []))]
+
+
 def low_level_floor(
     samples: Iterable[Sample],
     *,
     strict: bool = False,  # floors of the strict rewards
     parse: str = "paper",  # how replies are read; the players write the form that is asked for
     replies: Sequence[Mapping[str, str]] | None = None,  # from `low_level_replies`, where they are known already
-    most: int | None = None,  # samples a task that are looked at, drawn evenly; None: all
+    most: int | None = None,  # samples of a task and type that are looked at; None: all
     progress: bool = False,  # a progress bar
 ) -> dict[str, dict[str, Any]]:  # task -> players (name -> score in [0, 1]), floor, player (the best one's name), n
     "What untrained players score that see pixels and understand nothing, by task; tasks that name none are left out."
     samples = list(samples)
     if replies is None:
-        samples = _evenly(samples, most)
+        samples = evenly(samples, most)
         replies = low_level_replies(samples, progress)
     scores: dict[str, dict[str, list[float]]] = {}
     for sample, said in zip(samples, replies, strict=True):
@@ -108,6 +119,8 @@ def train_mixture(
     decay: float = 1e-3,  # weight of the squared weights in the loss
 ) -> np.ndarray:  # float32 (players,)
     "Weights of the players that make the expected reward under a softmax over the replies greatest."
+    import torch  # slow to load, and not needed for the rest
+
     width = max(len(one.rewards) for one in options)
     likings = torch.zeros(len(options), width, len(options[0].players))
     rewards, there = torch.zeros(len(options), width), torch.zeros(len(options), width, dtype=torch.bool)
@@ -124,16 +137,19 @@ def train_mixture(
         optimizer.step()
     return weights.detach().numpy()
 
-
+# %% ../nbs/27_floors.ipynb #0423a437
 def mixture_scores(
     samples: Sequence[Sample],  # of tasks that name low-level players
     *,
     groups: Sequence[str] | None = None,  # a name for each sample: those of one group are never on both sides; None: the video's path
     folds: int = 4,  # parts; each is scored by weights learned on the others
+    learn: Sequence[Sample] | None = None,  # samples of other videos to learn from, in place of the folds
     strict: bool = False,  # the strict reward
     progress: bool = False,  # a progress bar
 ) -> np.ndarray:  # float64 (samples,), NaN where a type has too few groups
     "The reward of the trained mixture at each sample, learned on samples of the same task and type of other videos."
+    if learn is not None:
+        return _scores_after(samples, learn, strict, progress)
     names = [sample.video for sample in samples] if groups is None else list(groups)
     options = [options_of(sample, strict=strict, seed=number) for number, sample in enumerate(tqdm(samples, "mixture", disable=not progress))]
     scores = np.full(len(samples), np.nan)
@@ -147,6 +163,19 @@ def mixture_scores(
                 weights = train_mixture([options[k] for k in learned])
                 for k in scored:
                     scores[k] = options[k].rewards[int(np.argmax(options[k].likings @ weights))]
+    return scores
+
+
+def _scores_after(samples: Sequence[Sample], learn: Sequence[Sample], strict: bool, progress: bool) -> np.ndarray:
+    "The rewards of a mixture that learned on other samples."
+    scores = np.full(len(samples), np.nan)
+    for task, type in tqdm(sorted({(sample.task, sample.type) for sample in samples}), "mixture", disable=not progress):
+        learned = [options_of(sample, strict=strict, seed=k) for k, sample in enumerate(learn) if (sample.task, sample.type) == (task, type)]
+        weights = train_mixture(learned) if learned else None
+        for k, sample in enumerate(samples):
+            if weights is not None and (sample.task, sample.type) == (task, type):
+                one = options_of(sample, strict=strict, seed=k)
+                scores[k] = one.rewards[int(np.argmax(one.likings @ weights))]
     return scores
 
 # %% ../nbs/27_floors.ipynb #9c99e8e4

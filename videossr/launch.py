@@ -161,7 +161,7 @@ def train_run(
     after = ask_together(policy, held_out, run, "after", settings, progress)
     if rank:
         return None
-    found = runs.finish(run, train, held_out, before, after, time.perf_counter() - started, seed)
+    found = runs.finish(run, train, held_out, before, after, time.perf_counter() - started)
     runs.draw_run(run.folder)
     return found
 

@@ -22,9 +22,10 @@ from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
 # %% auto #0
-__all__ = ['LONGEST', 'sample_id', 'Record', 'make_record', 'rescore', 'read_records', 'write_records', 'lock_file', 'Journal',
-           'boot_means', 'interval_of', 'clustered_interval', 'score', 'denominators', 'paired', 'compare', 'sign_flip',
-           'p_values', 'seed_interval']
+__all__ = ['LONGEST', 'FEW', 'COVERAGE', 'sample_id', 'Record', 'make_record', 'rescore', 'read_records', 'write_records',
+           'lock_file', 'Journal', 'metric_interval', 'clustered_interval', 'few_mark', 'few_note', 'score',
+           'count_videos', 'denominators', 'paired', 'compare', 'sign_flip', 'least_p', 'p_note', 'p_values',
+           'seed_interval']
 
 # %% ../nbs/45_records.ipynb #73d67bb7
 def sample_id(
@@ -239,8 +240,12 @@ class Journal:
         self.file.close()
 
 # %% ../nbs/45_records.ipynb #6cf58257
-def _student(probability: float, freedom: int) -> float:
-    "Quantile of Student's t: exact for one and two degrees of freedom, else by its expansion around the normal quantile, good to 1 % at 0.975."
+def _student(probability: float, freedom: float) -> float:
+    "Quantile (> 0.5) of Student's t, good to 3 %: exact for 1 and 2 degrees of freedom, interpolated below 3, else expanded around the normal one."
+    if freedom < 3 and freedom != int(freedom):
+        low, high = (math.log(_student(probability, whole)) for whole in (int(freedom), int(freedom) + 1))
+        part = (1 / int(freedom) - 1 / freedom) / (1 / int(freedom) - 1 / (int(freedom) + 1))
+        return math.exp(low + part * (high - low))
     if freedom == 1:
         return math.tan(math.pi * (probability - 0.5))
     if freedom == 2:
@@ -254,63 +259,98 @@ def _student(probability: float, freedom: int) -> float:
     )
     return sum(term / freedom**power for power, term in enumerate(terms))
 
-
-def _tail(n_clusters: int, level: float) -> float:
-    "The share of bootstrap means to cut off at each end."
-    reach = np.sqrt(n_clusters / (n_clusters - 1)) * _student(0.5 + level / 2, n_clusters - 1)
-    return NormalDist().cdf(-float(reach))
-
 # %% ../nbs/45_records.ipynb #311ea7e0
-def boot_means(
-    values: Sequence[float],  # (n,) one a question
-    clusters: Sequence[str],  # (n,) the video of each
-    groups: Sequence[int],  # (n,) 0-based; each has a mean of its own, and all share the draws
-    *,
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # same seed, same draws
-) -> np.ndarray:  # (n_boot, groups) float64; NaN where a draw has none of a group
-    "Means of groups of questions when videos are drawn anew."
-    names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    groups = np.asarray(groups)
-    shape = (len(names), int(groups.max()) + 1)
-    sums, sizes = np.zeros(shape), np.zeros(shape)
-    np.add.at(sums, (member, groups), np.asarray(values, dtype=np.float64))
-    np.add.at(sizes, (member, groups), 1)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_boot)
-    with np.errstate(invalid="ignore"):
-        return (drawn @ sums) / (drawn @ sizes)
+def _wilson(
+    share: float,  # in (0, 1)
+    error: float,  # its standard error, > 0
+    reach: float,  # standard errors to either side, a quantile
+) -> tuple[float, float]:  # low, high
+    "Wilson's interval of a share that has the standard error of `share * (1 - share) / error**2` independent questions."
+    per = error**2 / (share * (1 - share))  # 1 / questions
+    middle, half = share + reach**2 * per / 2, reach * math.sqrt(error**2 + (reach * per / 2) ** 2)
+    return (middle - half) / (1 + reach**2 * per), (middle + half) / (1 + reach**2 * per)
 
 
-def interval_of(
-    means: np.ndarray,  # (n_boot,) from `boot_means`
-    n_clusters: int,  # videos they were drawn from
+def _unseen(n_clusters: int, level: float) -> float:
+    "The largest share of videos that are unlike the rest which still hides with a chance of 1 - level: the rule of three."
+    return 1 - (1 - level) ** (1 / n_clusters)
+
+# %% ../nbs/45_records.ipynb #aa498066
+def _left_out(clusters: Sequence[str], most: int = 200) -> tuple[list[np.ndarray], np.ndarray]:
+    "Rows that remain when one cluster is left out, for each, and the clusters' sizes; of very many, random parts of equal number are left out."
+    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    sizes = np.bincount(member).astype(np.float64)
+    if len(sizes) > most:
+        member = (np.random.default_rng(0).permutation(len(sizes)) % most)[member]
+        sizes = np.bincount(member).astype(np.float64)
+    return [np.flatnonzero(member != number) for number in range(len(sizes))], sizes
+
+
+def metric_interval(
+    metric: Callable[[np.ndarray], float],  # row numbers (k,) of some questions -> their score
+    clusters: Sequence[str],  # (n,) the video of each question
     *,
     level: float = 0.95,  # of confidence
-    span: tuple[float, float] = (0.0, 1.0),  # of possible values: the interval when there is one video only
-) -> tuple[float, float]:  # low, high
-    "The interval that resampled means stand for."
-    if n_clusters < 2:
-        return span
-    tail = _tail(n_clusters, level)
-    low, high = np.nanquantile(means, (tail, 1 - tail))
-    return float(low), float(high)
+    span: tuple[float, float] = (0.0, 1.0),  # of possible scores; the interval keeps to it
+) -> dict[str, float]:  # mean (the metric of all questions), low, high, n
+    "Any metric with an interval of its own, clustered by video. Raises `ValueError` without questions, or for a score outside `span`."
+    if not len(clusters):
+        raise ValueError("no records to score")
+    (least, most), value = span, float(metric(np.arange(len(clusters))))
+    if not least - 1e-9 <= value <= most + 1e-9:
+        raise ValueError(f"a score of {value:g} is not between {least:g} and {most:g}: give the range of possible scores as span")
+    rows, sizes = _left_out(clusters)
+    error = math.sqrt(sum((metric(kept) - value) ** 2 for kept in rows) * (len(rows) - 1) / len(rows)) if len(rows) > 1 else math.inf
+    share = (value - least) / (most - least)
+    if len(rows) == 1:
+        low, high = 0.0, 1.0
+    elif error < 1e-9 * (most - least) or not 0 < share < 1:
+        low, high = share * (1 - _unseen(len(rows), level)), share + (1 - share) * _unseen(len(rows), level)
+    else:
+        freedom = max(1.0, sizes.sum() ** 2 / (sizes**2).sum() - 1)
+        low, high = _wilson(share, error / (most - least), _student(0.5 + level / 2, float(freedom)))
+    return {"mean": value, "low": float(least + (most - least) * low), "high": float(least + (most - least) * high), "n": len(clusters)}
 
 # %% ../nbs/45_records.ipynb #1eca581c
 def clustered_interval(
     values: Sequence[float],  # (n,) one a question
     clusters: Sequence[str],  # (n,) the video of each
     *,
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # same seed, same interval
     level: float = 0.95,  # of confidence
-    span: tuple[float, float] = (0.0, 1.0),  # of possible values: the interval when there is one video only
+    span: tuple[float, float] = (0.0, 1.0),  # of possible values; the interval keeps to it
 ) -> dict[str, float]:  # mean, low, high, n
-    "Mean and bootstrap interval, clustered. Raises `ValueError` without values."
-    if not len(values):
-        raise ValueError("no records to score")
-    means = boot_means(values, clusters, [0] * len(values), n_boot=n_boot, seed=seed)[:, 0]
-    low, high = interval_of(means, len(set(clusters)), level=level, span=span)
-    return {"mean": float(np.mean(np.asarray(values, dtype=np.float64))), "low": low, "high": high, "n": len(values)}
+    "Mean and interval, clustered by video. Raises `ValueError` without values, or for a mean outside `span`."
+    values = np.asarray(values, dtype=np.float64)
+    return metric_interval(lambda rows: values[rows].mean(), clusters, level=level, span=span)
+
+# %% ../nbs/45_records.ipynb #34ff77f0
+FEW = 18  # videos; an interval on fewer gets a mark
+COVERAGE = {  # videos -> % of worlds where a 95 % interval holds the truth, in the worst and the best of nine kinds of worlds
+    2: (96, 100), 3: (95, 100), 5: (95, 100), 10: (95, 100), 18: (87, 96), 40: (90, 96),
+}  # fmt: skip
+
+
+def few_mark(
+    n_videos: int,  # that an interval stands on
+) -> str:  # "*" or nothing
+    "The mark of an interval on few videos."
+    return "*" if n_videos < FEW else ""
+
+
+def few_note(
+    counts: Iterable[int],  # videos that each interval stands on
+) -> str:  # empty where all stand on enough
+    "What the marks of `few_mark` mean: on how many videos the intervals stand, and how often such ones hold the truth."
+    few = sorted({count for count in counts if count < FEW})
+    if not few:
+        return ""
+    alone = " One video alone tells nothing of others: its interval is the whole range." if few[0] == 1 else ""
+    near = {min(COVERAGE, key=lambda known: abs(known - count)) for count in few if count > 1}
+    if not near:
+        return f"\\* one video.{alone}"
+    low, high = min(COVERAGE[known][0] for known in near), max(COVERAGE[known][1] for known in near)
+    told = f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}"
+    return f"\\* few videos ({told}): in simulations, such 95 % intervals hold the truth in {low} to {high} % of cases.{alone}"
 
 # %% ../nbs/45_records.ipynb #8d96ab90
 def _groups(records: Sequence[Record], by: Sequence[str]) -> dict[str, list[int]]:
@@ -328,15 +368,22 @@ def score(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
     metric: str = "smooth",  # or "strict", "parsed"
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # of the resampling
 ) -> dict[str, dict[str, float]]:  # group, e.g. "grounding mirror" or "overall" -> mean, low, high, n
     "Mean score with a 95 % interval clustered by video, for each group."
     intervals = {}
     for group, rows in _groups(records, by).items():
         values, videos = [float(getattr(records[row], metric)) for row in rows], [records[row].video for row in rows]
-        intervals[group] = clustered_interval(values, videos, n_boot=n_boot, seed=seed)
+        intervals[group] = clustered_interval(values, videos)
     return intervals
+
+
+def count_videos(
+    records: Sequence[Record],  # of one policy
+    *,
+    by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
+) -> dict[str, int]:  # group -> videos
+    "Videos that each group's interval stands on."
+    return {group: len({records[row].video for row in rows}) for group, rows in _groups(records, by).items()}
 
 # %% ../nbs/45_records.ipynb #87b9636e
 def denominators(
@@ -376,14 +423,12 @@ def compare(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
     metric: str = "smooth",  # or "strict"
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # of the resampling
 ) -> dict[str, dict[str, float]]:  # group -> mean, low, high, n
     "Gain with a 95 % interval, paired by sample and clustered by video. Raises `ValueError` when the samples differ."
     intervals, later = {}, paired(before, after)
     for group, rows in _groups(before, by).items():
         gains = [float(getattr(later[row], metric)) - float(getattr(before[row], metric)) for row in rows]
-        intervals[group] = clustered_interval(gains, [before[row].video for row in rows], n_boot=n_boot, seed=seed, span=(-1.0, 1.0))
+        intervals[group] = clustered_interval(gains, [before[row].video for row in rows], span=(-1.0, 1.0))
     return intervals
 
 # %% ../nbs/45_records.ipynb #d449b387
@@ -400,6 +445,23 @@ def sign_flip(
         return float((np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).mean())
     signs = np.random.default_rng(seed).choice((-1, 1), size=(n_flips, len(sums)))
     return float((1 + (np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12).sum()) / (1 + n_flips))
+
+# %% ../nbs/45_records.ipynb #6cd6b59e
+def least_p(
+    n_videos: int,  # whose gains are flipped
+    n_flips: int = 10_000,  # random choices of signs, as in `sign_flip`
+) -> float:  # in (0, 1]
+    "The smallest p-value that `sign_flip` can give for so many videos."
+    return 2.0 ** (1 - n_videos) if n_videos <= 13 else 1 / (1 + n_flips)
+
+
+def p_note(
+    counts: Iterable[int],  # videos behind each p-value
+) -> str:  # empty where every p-value can fall below 0.01
+    "Says which p-values cannot be small, whatever is gained."
+    few = sorted({count for count in counts if least_p(count) > 0.01})
+    told = ", ".join(f"{least_p(count):.3g} ({count})" for count in few)
+    return f"With few videos p cannot fall below 2 in 2^videos, whatever is gained: {told}." if few else ""
 
 
 def p_values(
@@ -425,12 +487,12 @@ def seed_interval(
     values: Sequence[float],  # (seeds,) a number for each seed, e.g. its gain
     *,
     level: float = 0.95,  # of confidence
-) -> tuple[float, float]:  # low, high; infinite for one seed, which says nothing about others
+) -> tuple[float, float]:  # low, high; infinite for one seed, or for equal values, which say nothing about other seeds
     "Interval for the mean over seeds. Raises `ValueError` without values."
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         raise ValueError("no seeds to average over")
-    if len(values) == 1:
+    if len(values) == 1 or np.ptp(values) < 1e-12:
         return -math.inf, math.inf
     reach = _student(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - reach), float(values.mean() + reach)

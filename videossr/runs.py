@@ -666,10 +666,9 @@ def finish(
     before: Sequence[Record],
     after: Sequence[Record],
     seconds: float,  # the run took
-    seed: int = 0,
 ) -> dict[str, Any]:  # also in results.json
     "Writes results.json of a run, which from then on any process may open again."
-    found = results(before, after, floors_of(train, held_out), seconds=round(seconds, 1), seed=seed, n_train=len(train))
+    found = results(before, after, floors_of(train, held_out), seconds=round(seconds, 1), n_train=len(train))
     write_results(found, run.path("results.json"))
     release_run(run.folder)
     return found

@@ -351,6 +351,7 @@ def _style(axes: Axes, axis: str) -> None:
 def reward_curve(
     rows: Sequence[Mapping[str, Any]],  # log rows with "step" and "<prefix><task>" in [0, 1]
     floors: Mapping[str, float] | None = None,  # task -> blind floor in [0, 1]
+    low_level: Mapping[str, float] | None = None,  # task -> low-level floor in [0, 1]
     *,
     prefix: str = "reward/",  # of the keys to draw
     window: int | None = None,  # points in the rolling mean; a tenth of them if None
@@ -369,6 +370,9 @@ def reward_curve(
         if floors and name in floors:
             axes.axhline(floors[name], color=PALETTE["ink"], linestyle="--", linewidth=1)
             title += f"   (dashed: blind floor {floors[name]:.2f})"
+        if low_level and name in low_level:
+            axes.axhline(low_level[name], color=PALETTE["ink"], linestyle=":", linewidth=1.2)
+            title += f"\n(dotted: low-level floor {low_level[name]:.2f})"
         axes.set(ylim=(0, 1), xlabel="step")
         axes.set_title(title, fontsize=9, loc="left", color=PALETTE["ink"])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -397,7 +401,7 @@ def _draw_score(axes: Axes, line: float, score: Mapping[str, float], color: str,
 def before_after(
     results: Mapping[str, Any],  # as in results.json: "tasks", "overall" and, if there, "types"
 ) -> Figure:
-    "Mean reward before and after by task and type with 95 % intervals, blind floors and gains."
+    "Mean reward before and after by task and type with 95 % intervals, floors and gains."
     rows = _result_rows(results)
     figure = _picture(_WIDTH, 0.95 + 0.36 * len(rows))
     axes = _axes(figure, 1.6, 0.4, _WIDTH - 1.6 - 2.6, 0.36 * len(rows))
@@ -406,14 +410,16 @@ def before_after(
         _draw_score(axes, line + 0.13, scores["after"], color, True)
         if scores.get("blind") is not None:
             axes.plot([scores["blind"]] * 2, (line - 0.36, line + 0.36), color=PALETTE["ink"], linewidth=1.4)
+        if scores.get("low_level") is not None:
+            axes.plot([scores["low_level"]] * 2, (line - 0.36, line + 0.36), color=PALETTE["ink"], linewidth=1.4, linestyle=(0, (1, 1)))
         style = {"fontsize": 9.5 if heavy else 8.5, "weight": "bold" if heavy else "normal", "color": color, "va": "center"}
         axes.text(-0.02, line, label, ha="right", parse_math=False, **style)
         gain = scores["gain"]
-        text = f"{gain['mean']:+.2f}   [{gain['low']:+.2f}, {gain['high']:+.2f}]   n = {gain['n']}"
+        text = f"{gain['mean']:+.2f}   [{gain['low']:+.2f}, {gain['high']:+.2f}]   n = {gain['n']}" + (f" ({scores['videos']})" if "videos" in scores else "")
         axes.text(1.02, line, text, ha="left", **{**style, "weight": "normal"})
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     axes.set_xlabel("mean reward on held-out videos, with 95 % intervals", fontsize=8.5)
-    axes.text(1.02, -0.62, "gain", fontsize=8.5, color=PALETTE["ink"])
-    axes.text(0, -0.62, "open: before     filled: after     upright tick: blind floor", fontsize=8.5, color=PALETTE["ink"])
+    axes.text(1.02, -0.62, "gain, n questions (of so many videos)" if "videos" in rows[-1][2] else "gain", fontsize=8.5, color=PALETTE["ink"])
+    axes.text(0, -0.62, "open: before     filled: after     upright tick: blind floor     dotted: low-level floor", fontsize=8.5, color=PALETTE["ink"])
     _style(axes, "x")
     return figure

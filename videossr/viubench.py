@@ -24,15 +24,15 @@ from tqdm.auto import tqdm
 
 from .backends import Budget
 from .data import find_videos
-from .records import Record, boot_means, interval_of, paired, sign_flip
+from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
 from .tasks import TASKS, Difficulty, Sample, Unsolvable, make_sample
-from .tasks.core import check_inside, files_of, sample_rng, video_key
+from .tasks.core import check_inside, files_of, row_reading, sample_rng, video_key
 from .video import VideoError, probe
 
 # %% auto #0
-__all__ = ['Types', 'VIUBENCH', 'GROUPS', 'PUBLISHED_IN', 'TITLES', 'WRITERS', 'BEYOND', 'groups_of', 'key_of',
+__all__ = ['Types', 'VIUBENCH', 'BEYOND', 'GROUPS', 'PUBLISHED_IN', 'TITLES', 'WRITERS', 'groups_of', 'key_of',
            'viubench_difficulty', 'VIUBench', 'build_viubench', 'save_viubench', 'load_viubench', 'read_viubench',
            'score_viubench', 'viubench_intervals', 'compare_viubench', 'random_guess', 'random_guess_error',
            'published_rows', 'viubench_floors', 'viubench_table', 'viubench_details', 'draw_viubench']
@@ -50,6 +50,14 @@ VIUBENCH: dict[str, tuple[str, str, str]] = {  # key -> task, type and preset in
     "jigsaw_easy": ("jigsaw", "order", "viubench_easy"),
     "jigsaw_hard": ("jigsaw", "order", "viubench_hard"),
 }
+BEYOND: dict[str, tuple[str, str, str]] = {  # as `VIUBENCH`, for the tasks of `videossr.beyond`
+    "backwards_clip": ("backwards", "clip", "viubench"),
+    "backwards_segment": ("backwards", "segment", "viubench"),
+    "camera_easy": ("camera", "motion", "viubench_easy"),
+    "camera_hard": ("camera", "motion", "viubench_hard"),
+    "patches_easy": ("patches", "swap", "viubench_easy"),
+    "patches_hard": ("patches", "swap", "viubench_hard"),
+}
 GROUPS: dict[str, tuple[str, ...]] = {  # mean -> the types it is taken over
     **{task: tuple(key for key in VIUBENCH if key.startswith(task)) for task in ("counting", "grounding", "jigsaw")},
     "overall": tuple(VIUBENCH),
@@ -58,7 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # mean -> the types it is taken over
     "temporal": ("grounding_shuffle", "jigsaw_easy", "jigsaw_hard"),
 }
 
-
+# %% ../nbs/50_viubench.ipynb #dc881125
 def groups_of(
     types: Types,  # `VIUBENCH` or `BEYOND`
 ) -> dict[str, tuple[str, ...]]:
@@ -302,13 +310,13 @@ def _row_key(row: Mapping[str, Any], answer: str) -> str:
     raise ValueError("its type cannot be told; give key=, one of " + ", ".join(VIUBENCH))
 
 # %% ../nbs/50_viubench.ipynb #687657e0
-def _row_videos(row: Mapping[str, Any], root: Path, outside: bool) -> dict[str, Any]:
-    "The frames of each clip of a published row as a recipe."
+def _row_videos(row: Mapping[str, Any], root: Path, max_pixels: int | None, outside: bool) -> dict[str, Any]:
+    "The frames of each clip of a published row as a recipe, with the budget that all of them are read with."
     entries = row.get("videos") if row.get("videos") is not None else [row["video"]]
-    frames, rates = [], []
+    frames, rates, read = [], [], {}
     for entry in entries:
         about = entry if isinstance(entry, Mapping) else {"video": entry}
-        listed = about["video"]
+        listed, read = about["video"], read or row_reading(about, max_pixels)
         if not outside:
             paths = [listed] if isinstance(listed, str) else listed
             check_inside([root / str(path).removeprefix("file://") for path in paths], root, "videos")
@@ -318,10 +326,10 @@ def _row_videos(row: Mapping[str, Any], root: Path, outside: bool) -> dict[str, 
                 raise ValueError(f"no pictures in {root / about['video']}")
         frames.append([str(root / str(path).removeprefix("file://")) for path in listed])
         rates.append(float(about.get("sample_fps") or (row.get("extra_info") or {}).get("sampling_fps") or 1.0))
-    return {"frames": frames, "fps": rates}
+    return {"read": read, "frames": frames, "fps": rates}
 
 
-def _row_sample(row: Mapping[str, Any], number: int, root: Path, key: str | None, max_pixels: int, outside: bool) -> Sample:
+def _row_sample(row: Mapping[str, Any], number: int, root: Path, key: str | None, max_pixels: int | None, outside: bool) -> Sample:
     "One published row as a sample; raises `ValueError`, `KeyError` or `TypeError`."
     about = row.get("extra_info") or {}
     rule = row.get("reward_model") or {"ground_truth": about.get("answer")}
@@ -331,7 +339,7 @@ def _row_sample(row: Mapping[str, Any], number: int, root: Path, key: str | None
         raise ValueError(f"{key} is no type of VIUBench")
     spoken = {message["role"]: message["content"] for message in row["prompt"]} if row.get("prompt") is not None else {}
     question = re.sub(r"(Clip \d+:\s*)?<video>\s*", "", str(row.get("question") or spoken.get("user") or about["question"])).strip()
-    recipe = {**_row_videos(row, root, outside), "max_pixels": max_pixels, **({"system": spoken["system"]} if "system" in spoken else {})}
+    recipe = {**_row_videos(row, root, max_pixels, outside), **({"system": spoken["system"]} if "system" in spoken else {})}
     video = str(about.get("video_id") or Path(recipe["frames"][0][0]).parent)
     task, type, _ = VIUBENCH[key]
     return Sample(task, type if task == "grounding" else key.partition("_")[2], video, recipe, question, answer, index=number)
@@ -342,7 +350,7 @@ def read_viubench(
     root: str | Path = ".",  # folder that the rows' paths start from
     *,
     key: str | None = None,  # of `VIUBENCH`, where the file holds one type that its rows do not name
-    max_pixels: int = 512 * 512,  # height x width of a frame at most
+    max_pixels: int | None = None,  # height x width of a frame at most; None: as each row says, see `row_reading`
     outside: bool = False,  # whether paths may lead out of `root`
 ) -> VIUBench:
     "Published rows as samples; raises `ValueError` that names the file and the row."
@@ -399,59 +407,66 @@ def score_viubench(
     return _means({key: 100 * float(np.mean([_value(record) for record in mine])) for key, mine in _by_type(records, types).items()}, types)
 
 # %% ../nbs/50_viubench.ipynb #54a32f22
-def _columns(records: Sequence[Record], types: Types = VIUBENCH) -> tuple[list[str], list[int]]:
-    "The types at hand, and each record's among them."
-    keys = [key for key in types if key in _by_type(records, types)]
-    return keys, [keys.index(key_of(record, types)) for record in records]
+def _lines(records: Sequence[Record], types: Types | None) -> dict[str, list[list[int]]]:
+    "Every type and mean whose types are all there -> the rows of each of its types; of both tables where `types` is None."
+    found: dict[str, list[list[int]]] = {}
+    for table in (VIUBENCH, BEYOND) if types is None else (types,):
+        rows: dict[str, list[int]] = {}
+        for row, record in enumerate(records):
+            if types is not None or any(record.task == task for task, _, _ in table.values()):
+                rows.setdefault(key_of(record, table), []).append(row)
+        lines = {**{key: (key,) for key in table}, **groups_of(table)}
+        found |= {name: [rows[key] for key in keys] for name, keys in lines.items() if all(key in rows for key in keys)}
+    if not found:
+        raise ValueError("no records to score, or of no known task")
+    return found
 
 
-def _summary(
-    values: Sequence[float], records: Sequence[Record], span: tuple[float, float], n_boot: int, seed: int, types: Types = VIUBENCH
-) -> dict[str, dict[str, float]]:
-    "Mean x 100, low, high and n of every type and group whose types are all there."
-    keys, groups = _columns(records, types)
-    videos, counts = [record.video for record in records], Counter(groups)
-    boot = boot_means(values, videos, groups, n_boot=n_boot, seed=seed)
-    by_type = [[value for value, group in zip(values, groups, strict=True) if group == place] for place in range(len(keys))]
-    scores = {key: float(np.mean(mine)) for key, mine in zip(keys, by_type, strict=True)}
-    found = {}
-    for name, mean in _means(scores, types).items():
-        if mean is not None:
-            places = [keys.index(key) for key in groups_of(types).get(name, (name,))]
-            seen = {video for video, group in zip(videos, groups, strict=True) if group in places}
-            low, high = interval_of(boot[:, places].mean(1), len(seen), span=span)
-            found[name] = {"mean": 100 * mean, "low": 100 * low, "high": 100 * high, "n": sum(counts[place] for place in places)}
+def _mean_of_types(values: np.ndarray, member: np.ndarray) -> Callable[[np.ndarray], float]:
+    "The metric: the mean over types of their means; a type of which nothing is left stays out."
+
+    def metric(rows: np.ndarray) -> float:
+        sizes = np.bincount(member[rows])
+        return float((np.bincount(member[rows], values[rows])[sizes > 0] / sizes[sizes > 0]).mean())
+
+    return metric
+
+
+def _summary(values: Sequence[float], records: Sequence[Record], span: tuple[float, float], types: Types | None) -> dict[str, dict[str, float]]:
+    "Mean, low and high x 100, questions and videos of every line."
+    found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.video for record in records])
+    for name, parts in _lines(records, types).items():
+        rows, member = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        line = metric_interval(_mean_of_types(values[rows], member), videos[rows], span=span)
+        found[name] = {**{key: 100 * line[key] for key in ("mean", "low", "high")}, "n": line["n"], "videos": len(set(videos[rows]))}
     return found
 
 # %% ../nbs/50_viubench.ipynb #c737936a
 def viubench_intervals(
     records: Sequence[Record],  # of one policy
     *,
-    types: Types = VIUBENCH,  # or `BEYOND`
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # of the resampling
-) -> dict[str, dict[str, float]]:  # key as in `score_viubench` -> mean, low, high, n
+    types: Types | None = None,  # `VIUBENCH` or `BEYOND`; None: both, whatever the records are of
+) -> dict[str, dict[str, float]]:  # key as in `score_viubench` -> mean, low, high, n, videos
     "Scores x 100 with 95 % intervals clustered by video; keys whose types are not all there are left out."
-    return _summary([_value(record) for record in records], records, (0.0, 1.0), n_boot, seed, types)
+    return _summary([_value(record) for record in records], records, (0.0, 1.0), types)
 
 # %% ../nbs/50_viubench.ipynb #c71363f5
 def compare_viubench(
     before: Sequence[Record],  # one record a question
     after: Sequence[Record],  # of the same questions, in any order
     *,
-    n_boot: int = 2000,  # resamples
-    seed: int = 0,  # of the resampling
-) -> dict[str, dict[str, float]]:  # key -> mean, low, high, n, p
+    types: Types | None = None,  # `VIUBENCH` or `BEYOND`; None: both, whatever the records are of
+    seed: int = 0,  # of the random signs
+) -> dict[str, dict[str, float]]:  # key -> mean, low, high, n, videos, p
     "Gains x 100 with 95 % intervals, paired by question and clustered by video, and two-sided p-values of `sign_flip`."
     gains = [_value(later) - _value(first) for first, later in zip(before, paired(before, after), strict=True)]
-    found, (keys, groups) = _summary(gains, before, (-1.0, 1.0), n_boot, seed), _columns(before)
-    sizes = Counter(groups)
-    for name, line in found.items():
-        places, sums = {keys.index(key) for key in GROUPS.get(name, (name,))}, {}
-        for gain, record, group in zip(gains, before, groups, strict=True):
-            if group in places:
-                sums[record.video] = sums.get(record.video, 0.0) + gain / sizes[group]
-        line["p"] = sign_flip(list(sums.values()), seed=seed)
+    found = _summary(gains, before, (-1.0, 1.0), types)
+    for name, parts in _lines(before, types).items():
+        sums: dict[str, float] = {}
+        for part in parts:
+            for row in part:
+                sums[before[row].video] = sums.get(before[row].video, 0.0) + gains[row] / len(part)
+        found[name]["p"] = sign_flip(list(sums.values()), seed=seed)
     return found
 
 # %% ../nbs/50_viubench.ipynb #5bd5b5d0
@@ -559,6 +574,18 @@ TITLES = {
 }  # fmt: skip
 
 
+def _title(key: str) -> str:
+    "A line's title; the types beyond the paper's are called by their keys."
+    return TITLES.get(key) or key.replace("_", ", ").capitalize()
+
+
+def _keys(scores: Iterable[Mapping[str, Any]]) -> list[str]:
+    "The lines of a table or picture: all of the paper's, where there is one of them or nothing else, then those of the other types."
+    there = {key: None for found in scores for key in found}
+    more = [key for key in [*BEYOND, *groups_of(BEYOND)] if key in there]
+    return [*(TITLES if set(there) & set(TITLES) or not more else ()), *more]
+
+# %% ../nbs/50_viubench.ipynb #38417259
 def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\n]', text) else text
 
@@ -603,26 +630,26 @@ def viubench_details(
     runs: Mapping[str, Sequence[Record]],  # name -> records; the last is compared with the first
     floors: Mapping[str, Mapping[str, float | None]] | None = None,  # from `viubench_floors`
     *,
-    form: str = "markdown",  # "markdown", "latex" or "csv"
-    n_boot: int = 2000,  # resamples
+    form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
 ) -> str:
-    "A line for each type, task and ability, with 95 % intervals clustered by video."
-    scores = {name: viubench_intervals(records, n_boot=n_boot) for name, records in runs.items()}
+    "A line for each type, task and ability, with 95 % intervals clustered by video; types beyond the paper's have their own."
+    scores = {name: viubench_intervals(records) for name, records in runs.items()}
     names, guessed = list(runs), random_guess()
-    gains = compare_viubench(runs[names[0]], runs[names[-1]], n_boot=n_boot) if len(names) > 1 else {}
+    gains = compare_viubench(runs[names[0]], runs[names[-1]]) if len(names) > 1 else {}
     head = ["", "n", "guess", *(["blind"] if floors else []), *names, *(["gain", "p"] if gains else [])]
 
     def cell(line: Mapping[str, float] | None, sign: str = "") -> str:
-        return "" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]"
+        return "" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]{few_mark(line['videos'])}"
 
     rows = []
-    for key, title in TITLES.items():
+    for key in _keys(scores.values()):
         blind = floors["best"].get(key) if floors else None
         counted = next((str(one[key]["n"]) for one in scores.values() if key in one), "0")
-        row = [title, counted, f"{guessed[key]:.1f}", *([""] if floors and blind is None else [f"{blind:.1f}"] if floors else [])]
+        row = [_title(key), counted, f"{guessed[key]:.1f}" if key in guessed else "", *([""] if floors and blind is None else [f"{blind:.1f}"] if floors else [])]
         row += [cell(one.get(key)) for one in scores.values()]
         rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
-    return WRITERS[form](head, rows)
+    notes = few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
+    return "\n\n".join([WRITERS[form](head, rows), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../nbs/50_viubench.ipynb #2a3d9d3b
 def _draw_lines(axes: Any, scores: Mapping[str, Mapping[str, Mapping[str, float]]], keys: Sequence[str]) -> None:
@@ -637,7 +664,7 @@ def _draw_lines(axes: Any, scores: Mapping[str, Mapping[str, Mapping[str, float]
                 axes.plot((found[key]["low"], found[key]["high"]), (line + shift,) * 2, color=color, linewidth=2, alpha=0.55, solid_capstyle="round")
                 axes.plot(found[key]["mean"], line + shift, "o", color=color, markersize=5.5, label=name if line == 0 else "_")
     axes.set(xlim=(-1, 101), ylim=(len(keys) - 0.5, -0.5), xlabel="score x 100, with 95 % intervals clustered by video")
-    axes.set_yticks(range(len(keys)), [TITLES[key] for key in keys], fontsize=9)
+    axes.set_yticks(range(len(keys)), [_title(key) for key in keys], fontsize=9)
     axes.grid(axis="x", color=PALETTE["faint"], alpha=0.5, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, labelsize=8.5)
@@ -648,32 +675,23 @@ def draw_viubench(
     floors: Mapping[str, Mapping[str, float | None]] | None = None,  # from `viubench_floors`
     *,
     published: Sequence[str] = ("Qwen3-VL-8B", "VideoSSR-8B"),  # rows of the paper to draw
-    n_boot: int = 2000,  # resamples
 ) -> Figure:
-    "Scores of runs by type, task and ability, with the best blind player and published models."
-    keys = list(TITLES)
-    figure = Picture(figsize=(9.5, 6.2), dpi=76, facecolor="white", layout="constrained")
+    "Scores of runs by type, task and ability, with the best blind player and published models; below, types beyond the paper's."
+    scores = {name: viubench_intervals(records) for name, records in runs.items()}
+    keys = _keys(scores.values())
+    figure = Picture(figsize=(9.5, 1.2 + 0.3125 * len(keys)), dpi=76, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    _draw_lines(axes, {name: viubench_intervals(records, n_boot=n_boot) for name, records in runs.items()}, keys)
-    for name, mark in zip(published, "D^vs", strict=False):
+    _draw_lines(axes, scores, keys)
+    paper = [key for key in keys if key in TITLES]
+    for name, mark in zip(published if paper else (), "D^vs", strict=False):
         row = published_rows()[name]
         style = {"color": "white", "markeredgecolor": PALETTE["ink"], "markersize": 5, "zorder": 1}
-        axes.plot([row[key] for key in keys], range(len(keys)), mark, label=f"{name} (paper)", **style)
+        axes.plot([row[key] for key in paper], range(len(paper)), mark, label=f"{name} (paper)", **style)
     blind, label = (floors or {}).get("best") or random_guess(), "best blind player (chosen in hindsight)" if floors else "random guess"
     for line, key in enumerate(keys):
         if blind.get(key) is not None:
             axes.plot((blind[key],) * 2, (line - 0.36, line + 0.36), color=PALETTE["ink"], linewidth=1.4, label="_" if line else label)
-    for border in (8.5, 12.5):
+    for border in (8.5, 12.5, *([15.5] if len(keys) > len(paper) else [])) if paper else ():
         axes.axhline(border, color=PALETTE["faint"], linewidth=0.8)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-# %% ../nbs/50_viubench.ipynb #3316a6ad
-BEYOND: dict[str, tuple[str, str, str]] = {  # as `VIUBENCH`, for the tasks of `videossr.beyond`
-    "backwards_clip": ("backwards", "clip", "viubench"),
-    "backwards_segment": ("backwards", "segment", "viubench"),
-    "camera_easy": ("camera", "motion", "viubench_easy"),
-    "camera_hard": ("camera", "motion", "viubench_hard"),
-    "patches_easy": ("patches", "swap", "viubench_easy"),
-    "patches_hard": ("patches", "swap", "viubench_hard"),
-}

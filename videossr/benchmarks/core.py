@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,18 +23,18 @@ import pyarrow.parquet as pq
 
 from ..backends import Budget
 from ..demo import demo_videos
-from ..records import Record, clustered_interval, sample_id
+from ..records import Record, metric_interval, sample_id
 from ..rewards import answer_of, temporal_iou
 from ..tasks import Sample
 
 # %% auto #0
 __all__ = ['LETTERS', 'PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
            'LENIENT_CHOICE', 'BENCHMARKS', 'Item', 'without_letter', 'split_options', 'index_of', 'lettered',
-           'with_options', 'paper_choice', 'paper_grounding', 'mean_grade', 'is_right', 'Scorer', 'first_character',
-           'first_letter', 'read_choice', 'first_range', 'best_tiou', 'recall_at', 'pairs_right', 'mean_over', 'Note',
-           'as_list', 'Source', 'choice', 'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark',
-           'Questions', 'load_benchmark', 'write_rows', 'make_example', 'benchmark_card', 'Graded', 'score_benchmark',
-           'blind_scores']
+           'with_options', 'paper_choice', 'paper_grounding', 'mean_grade', 'is_right', 'Scorer', 'begin_alike',
+           'first_character', 'first_letter', 'read_choice', 'first_range', 'best_tiou', 'recall_at', 'pairs_right',
+           'mean_over', 'Note', 'as_list', 'Source', 'choice', 'inline_choice', 'Benchmark', 'register_benchmark',
+           'find_benchmark', 'Questions', 'load_benchmark', 'write_rows', 'make_example', 'benchmark_card', 'Graded',
+           'score_benchmark', 'blind_scores']
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #54b247d2
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -186,12 +187,19 @@ class Scorer:
         return None if said is None else self.grade(said, item)
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #43a88ce4
+def begin_alike(
+    item: Item,
+) -> bool:
+    "Whether two labels have the same first letter, so that the paper's rule could not tell a right answer from a wrong one."
+    return len({label[:1].upper() for label in item.labels}) < len(item.labels)
+
+
 def first_character(
     reply: str,
     item: Item,
-) -> str | None:  # a label, or the character where it is none
+) -> str | None:  # a label, or the character where it is none; None where labels begin alike
     "The paper's rule for options: the first character, case and all; of labels longer than a letter, their first one in upper case."
-    if not reply:
+    if not reply or begin_alike(item):
         return None
     known = {label[0].upper(): label for label in item.labels}
     return known.get(reply[0], reply[0])
@@ -483,8 +491,12 @@ def _locate(root: Path, folders: Sequence[str], name: str) -> Path | None:
 
 
 def _spread(units: Sequence[Any], n: int) -> list[Any]:
-    "n of the units, evenly from the first to the last."
-    return [units[round(place)] for place in np.linspace(0, len(units) - 1, n)] if 0 < n < len(units) else list(units)
+    "n of the units in their order, all over the sequence; a larger n keeps what a smaller one has."
+    if not 0 < n < len(units):
+        return list(units)
+    bits = (len(units) - 1).bit_length()
+    halving = sorted(range(len(units)), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))  # 0, 1/2, 1/4, 3/4, 1/8, ...
+    return [units[place] for place in sorted(halving[:n])]
 
 
 def _facts_of(items: Sequence[Item]) -> dict[str, Any]:
@@ -515,6 +527,11 @@ class Questions(Sequence):
     def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
         return self.items[index]
 
+    @cached_property
+    def by_id(self) -> dict[str, Item]:
+        "The items by their ids."
+        return {item.id: item for item in self.items}
+
     @property
     def missing(self) -> list[str]:
         "Videos that are not there."
@@ -524,7 +541,7 @@ class Questions(Sequence):
         self,
         n: int,  # items in all, about; 0: all
     ) -> Questions:
-        "A part that spreads evenly over the file; what counts together stays together."
+        "A part that spreads over the file, within any larger part; what counts together stays together."
         pairs: dict[str, list[Item]] = {}
         for item in self.items:
             pairs.setdefault(item.pair or item.id, []).append(item)
@@ -557,15 +574,15 @@ class Questions(Sequence):
         if prompt and prompt not in known:
             raise ValueError(f"{self.benchmark.title} has no prompt {prompt!r}; choose from {', '.join(known)}")
         ask = known[prompt or next(iter(known))]
-        return [self._sample(number, item, ask(item), budget) for number, item in enumerate(self.items)]
+        return [self._sample(item, ask(item), budget) for item in self.items]
 
-    def _sample(self, number: int, item: Item, question: str, budget: Budget) -> Sample:
+    def _sample(self, item: Item, question: str, budget: Budget) -> Sample:
         paths = [str(self.paths[name] or self.root / self.benchmark.folders[0] / name) for name in item.videos]
         views = [{"video": path, **({"span": list(item.span)} if item.span else {})} for path in paths]
-        # the number keeps rows apart that are equal in everything
+        # no place in the list: with another limit, the same item is the same sample; its own id keeps it apart from equal ones
         recipe = {"views": views, "budget": asdict(budget), "label": self.benchmark.label, "item": item.id}
         kind = next(iter(item.groups.values()), ("",))
-        return Sample(self.benchmark.name, kind[0] if kind else "", paths[0], recipe, question, item.gold, 0, number)
+        return Sample(self.benchmark.name, kind[0] if kind else "", paths[0], recipe, question, item.gold)
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #d209f8ca
 def _settings_of(benchmark: Benchmark, given: Mapping[str, str]) -> dict[str, str]:
@@ -671,7 +688,7 @@ class Graded:
     questions: Questions
 
     def __call__(self, sample: Sample, reply: str) -> dict[str, Any]:
-        item, scorers = self.questions.items[sample.index], list(self.questions.benchmark.scorers.values())
+        item, scorers = self.questions.by_id[sample.recipe["item"]], list(self.questions.benchmark.scorers.values())
         said = scorers[0].said(reply, item)
         grades = [scorer.verdict(reply, item) or 0.0 for scorer in scorers[:2]]
         return {"parsed": said is not None, "said": said, "smooth": grades[0], "strict": grades[-1]}
@@ -699,10 +716,8 @@ def _sums(items: Sequence[Item], grades: Sequence[float], metrics: Mapping[str, 
 def score_benchmark(
     questions: Questions,
     records: Sequence[Record],  # one an item, in their order
-    *,
-    n_boot: int = 2000,  # resamples of the interval
-) -> dict[str, Any]:  # items, faults, scores, intervals, groups
-    "All scorers with all denominators, x 100, and every breakdown by the first metric. Failures count as 0 in `all`."
+) -> dict[str, Any]:  # items, begin_alike (how many items the paper's rule could not tell), faults, scores, intervals, groups
+    "All scorers with all denominators, x 100, the first metric's interval, and every breakdown by it. Failures count as 0 in `all`."
     if len(records) != len(questions):
         raise ValueError(f"{len(questions)} items, and {len(records)} records")
     items, found = questions.items, {"scores": {}, "intervals": {}, "groups": {}}
@@ -713,13 +728,13 @@ def score_benchmark(
         found["scores"][name] = {
             kind: {"n": len(mine), **_sums([items[row] for row in mine], [values[row] for row in mine], scorer.metrics)} for kind, mine in rows.items()
         }
-        found["intervals"][name] = _interval(items, values, next(iter(scorer.metrics.values())), n_boot)
+        found["intervals"][name] = _interval(items, values, next(iter(scorer.metrics.values())))
         for breakdown, parts in _parts(items).items():
             for part, mine in parts.items():
                 line = found["groups"].setdefault(breakdown, {}).setdefault(part, {"n": len(mine)})
                 line[name] = 100 * next(iter(scorer.metrics.values()))([items[row] for row in mine], [values[row] for row in mine])
     faults = Counter(record.fault or "reply" for record in records if record.error)
-    return {"items": len(items), "faults": dict(faults), **found}
+    return {"items": len(items), "begin_alike": sum(map(begin_alike, items)), "faults": dict(faults), **found}
 
 
 def _parts(items: Sequence[Item]) -> dict[str, dict[str, list[int]]]:
@@ -732,14 +747,29 @@ def _parts(items: Sequence[Item]) -> dict[str, dict[str, list[int]]]:
     return found
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #29b949df
-def _interval(items: Sequence[Item], grades: Sequence[float], metric: Metric, n_boot: int) -> dict[str, float]:
-    "95 % interval of the quoted metric x 100, clustered by video; pairs are taken as one value each."
-    units: dict[str, list[int]] = {}
-    for row, item in enumerate(items):
-        units.setdefault(item.pair or item.id, []).append(row)
-    values = [metric([items[row] for row in rows], [grades[row] for row in rows]) for rows in units.values()]
-    found = clustered_interval(values, [items[rows[0]].videos[0] for rows in units.values()], n_boot=n_boot)
-    return {key: value if key == "n" else 100 * value for key, value in found.items()}
+def _clusters(items: Sequence[Item]) -> list[int]:
+    "A number for each item; those that share a video, or count as a pair, have the same."
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        root.setdefault(name, name)
+        while root[name] != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    names = [[*(f"video {video}" for video in item.videos), *([f"pair {item.pair}"] if item.pair else [])] for item in items]
+    for first, *others in names:
+        for other in others:
+            root[find(other)] = find(first)
+    numbers = {}
+    return [numbers.setdefault(find(mine[0]), len(numbers)) for mine in names]
+
+
+def _interval(items: Sequence[Item], grades: Sequence[float], metric: Metric) -> dict[str, float]:
+    "A metric x 100 with its own 95 % interval, the number of items and of clusters: videos, or what shares one."
+    clusters = _clusters(items)
+    found = metric_interval(lambda rows: metric([items[row] for row in rows], [grades[row] for row in rows]), clusters)
+    return {**{key: 100 * found[key] for key in ("mean", "low", "high")}, "n": found["n"], "videos": len(set(clusters))}
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #e40855ff
 def _blind_replies(items: Sequence[Item], rng: np.random.Generator) -> dict[str, list[str]]:

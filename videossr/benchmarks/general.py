@@ -18,7 +18,9 @@ from videossr.benchmarks.core import (
     Item,
     Scorer,
     Source,
+    begin_alike,
     choice,
+    first_character,
     inline_choice,
     mean_grade,
     mean_over,
@@ -32,7 +34,8 @@ from videossr.benchmarks.core import (
 
 # %% auto #0
 __all__ = ['MVBENCH_FOLDERS', 'mvbench', 'tempcompass', 'AOT_FILES', 'aotbench', 'vinoground', 'first_word', 'holds_letter',
-           'mvbench_prompt', 'read_tempcompass', 'tempcompass_prompt', 'question_alone', 'starts_with']
+           'mvbench_prompt', 'read_tempcompass', 'paper_tempcompass', 'tempcompass_prompt', 'question_alone',
+           'starts_with']
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #578d3a18
 MVBENCH_FOLDERS: dict[str, tuple[str, str]] = {  # task -> folder on the main branch, folder on the branch `video`
@@ -169,6 +172,14 @@ def read_tempcompass(
     return None
 
 
+def paper_tempcompass(
+    reply: str,
+    item: Item,
+) -> str | None:  # a label
+    "The paper's rule; captions to match, whose labels all begin with the same letter, are read by the official rule."
+    return read_tempcompass(reply, item) if begin_alike(item) else first_character(reply, item)
+
+# %% ../../nbs/55_benchmarks/01_general.ipynb #0b06e421
 def tempcompass_prompt(
     item: Item,
 ) -> str:
@@ -211,11 +222,12 @@ tempcompass = register_benchmark(Benchmark(
     "the repository llyx97/TempCompass (questions/), with videos in tempcompass_videos.zip of the Hugging Face dataset lmms-lab/TempCompass.",
     "questions/multi-choice.json (and yes_no.json, caption_matching.json), videos/<video id>.mp4.",
     _read_tempcompass, _tempcompass_example,
-    {"paper": PAPER_CHOICE, "official": Scorer(read_tempcompass), "lenient": LENIENT_CHOICE},
+    {"paper": Scorer(paper_tempcompass), "official": Scorer(read_tempcompass), "lenient": LENIENT_CHOICE},
     {"paper": paper_choice, "official": tempcompass_prompt}, {"tasks": ("multi-choice", "yes_no", "caption_matching", "all")},
     ("videos", "", "tempcompass_videos"), _tempcompass_facts,
     ("Which kinds of questions the paper averages is not known: multiple choice, the mean over all questions, is taken.",
-     "`official` is the script without its judge: what its rules do not match is wrong.", "Captioning needs a judge and is not asked."),
+     "`official` is the script without its judge: what its rules do not match is wrong.", "Captioning needs a judge and is not asked.",
+     "Captions to match are all labelled \"Caption\" or the like: the paper's rule cannot tell right from wrong there, so they are read by the official rule, and tables say so."),
 ))  # fmt: skip
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #e0286452

@@ -17,6 +17,7 @@ from . import general, grounding, long, reasoning  # registers them  # noqa: F40
 from .core import BENCHMARKS, DOMAINS, Graded, Questions, benchmark_card, blind_scores, find_benchmark, load_benchmark, make_example, score_benchmark
 from ..evaluate import evaluate
 from ..policy import Policy
+from ..records import few_mark, few_note
 from ..show import PALETTE, Picture
 from ..viubench import WRITERS
 
@@ -136,7 +137,7 @@ def _cell(value: float | None) -> str:
 def benchmarks_table(
     found: Mapping[str, Any],  # from `evaluate_benchmarks`
     *,
-    form: str = "markdown",  # "markdown", "latex" or "csv"
+    form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
 ) -> str:
     "A line for each benchmark and budget, by domain, with the published numbers. Raises `ValueError` for an unknown form."
     if form not in WRITERS:
@@ -148,10 +149,14 @@ def benchmarks_table(
             scores, span = one["scores"]["paper"], one["intervals"]["paper"]
             official = one["scores"].get("official", {"all": {}})["all"]
             metric = next(key for key in scores["all"] if key != "n")
-            mine = [_cell(_quoted(scores["all"])), f"{span['low']:.1f} to {span['high']:.1f}", _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
+            mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
             known = [_cell(model.get(name, {}).get(int(frames))) for model in published_scores().values()]
             rows.append([line["title"], frames, str(one["items"]), metric, *mine, _cell(line["blind"]["best"]), *known])
-    return WRITERS[form](head, rows)
+    budgets = [(line["title"], one) for line in found.values() for one in line["frames"].values()]
+    told = dict.fromkeys(f"{one['begin_alike']} of {one['items']} items of {title}" for title, one in budgets if one["begin_alike"])
+    alike = f"† The paper's scorer, which reads one letter, cannot tell the options apart: read by the official rule ({', '.join(told)})." if told else ""
+    notes = [few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
+    return "\n\n".join([WRITERS[form](head, rows), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #2e7b18a0
 def benchmark_details(

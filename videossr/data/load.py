@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from .mix import _COLUMNS, _sample_of, read_samples, sweep
 from ..tasks import Sample, core, render
-from ..tasks.core import check_inside, files_of, video_key
+from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
 
 # %% auto #0
@@ -142,8 +142,7 @@ def sample_of_verl(
             raise TypeError("a video is one path, not a list of frames")
         frames = [[os.path.join(video_dir or "", path.removeprefix("file://")) for path in video["video"]] for video in videos]
         user = next(message["content"] for message in prompt if message["role"] == "user")
-        read = {name: videos[0][name] for name in ("max_pixels", "min_pixels") if videos[0].get(name)}
-        recipe = {"read": read, "frames": frames, "fps": [float(video["sample_fps"]) for video in videos]}
+        recipe = {"read": row_reading(videos[0]), "frames": frames, "fps": [float(video["sample_fps"]) for video in videos]}
         answer, task = row["reward_model"]["ground_truth"], _TASKS.get(row["data_source"], row["data_source"])
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"{place}: not a row with frame lists in verl's form ({type(error).__name__}: {error})") from error

@@ -10,7 +10,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from ..video import Clip, VideoError, fit_size, read_clip
 # %% auto #0
 __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'video_key', 'sample_rng',
            'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource', 'make_sample',
-           'frames_clip', 'render']
+           'row_reading', 'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +333,15 @@ def make_sample(
     return Sample(task, type, str(video), stored, question, answer, seed, index, donor)
 
 # %% ../../nbs/10_tasks/00_core.ipynb #bbd3a2a4
+def row_reading(
+    video: Mapping[str, Any],  # an entry of a published row's `videos`, with or without limits
+    max_pixels: int | None = None,  # overrules the row's own limit
+) -> dict[str, int]:  # max_pixels and, where the row has one, min_pixels: height x width of a frame
+    "The budget of a published row's frames, in training and in evaluation: the one given, else the row's own, else 256 x 256 as in the paper's training."
+    most = int(max_pixels or video.get("max_pixels") or 256 * 256)
+    return {"max_pixels": most, **({"min_pixels": min(most, int(video["min_pixels"]))} if video.get("min_pixels") else {})}
+
+
 def frames_clip(
     paths: Sequence[str],  # picture files, in order
     fps: float,  # frames a second, > 0; times run from 0
@@ -359,7 +368,7 @@ def render(
     "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one."
     maker, recipe = find_task(sample.task), dict(sample.recipe)
     if "frames" in recipe:
-        return [frames_clip(paths, fps, **recipe["read"]) for paths, fps in zip(recipe["frames"], recipe["fps"])]
+        return [frames_clip(paths, fps, **recipe.get("read") or row_reading({})) for paths, fps in zip(recipe["frames"], recipe["fps"])]
     source = SampleSource(sample.video, recipe.pop("read"), sample.donor)
     source.check_keys(recipe.pop("keys", []))
     return maker.apply(source.clip(), recipe, source)
