@@ -3,6 +3,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from videossr.data import MixRow, build, build_dataset, get_mix, load_samples
-from videossr.data.build import Deal, Plan, Verdicts, make_plan, make_shard, missing_shards, save_plan, shard_path, shard_work, write_shard
+from videossr.data.build import Deal, Plan, Verdicts, load_plan, make_plan, make_shard, missing_shards, save_plan, shard_path, shard_work, write_shard
 from videossr.demo import demo_videos, write_mp4
 from videossr.tasks import render
+from videossr.tasks.core import video_key
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"mix": "demo", "n": 70, "held_out": 0.25, "n_validation": 20, "shard_size": 16, "seed": 3}
@@ -99,16 +102,27 @@ def test_the_bytes_do_not_depend_on_workers(videos, whole, tmp_path, workers):
 
 
 def test_the_bytes_do_not_depend_on_order_and_place(videos, whole, tmp_path):
-    for number, path in enumerate(sorted(videos.iterdir())):
+    for path in sorted(videos.iterdir()):
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         os.link(path, tmp_path / "elsewhere" / path.name)
-        if number == 2:
-            os.link(path, tmp_path / "elsewhere" / "zz-copy.mp4")
     build_dataset(list((tmp_path / "elsewhere").iterdir())[::-1], tmp_path / "dataset", **SETTINGS, progress=False)
     here, there = contents(whole), contents(tmp_path / "dataset")
     assert {name for name in here if here[name] != there[name]} == {"config.json"}  # it holds the folder of the videos
     differing = [json.loads(one["config.json"]) | {"root": ""} for one in (here, there)]
     assert differing[0] == differing[1]
+
+
+def test_a_copy_of_a_file_changes_no_sample_and_is_reported(videos, whole, tmp_path):
+    there = shutil.copytree(videos, tmp_path / "there")
+    copied = sorted(there.iterdir())[2]
+    shutil.copy(copied, there / "zz-copy.mp4")
+    built = build_dataset(there, tmp_path / "dataset", **SETTINGS, progress=False)
+    here, now = contents(whole), contents(tmp_path / "dataset")
+    assert {name for name in here if here[name] != now[name]} == {"config.json", "videos.parquet", "refusals.csv", "summary.json", "README.md"}
+    assert built.summary["refused videos"] == {**json.loads(here["summary.json"])["refused videos"], "same file": 1}
+    told = pd.read_csv(tmp_path / "dataset" / "refusals.csv").set_index("video").loc["zz-copy.mp4"]
+    assert (told["reason"], told["detail"]) == ("same file", f"as {copied.name}")
+    assert load_plan(tmp_path / "dataset").copies == (("zz-copy.mp4", video_key(copied)),)
 
 
 def test_shards_can_be_made_in_any_order(videos, whole, tmp_path):
@@ -270,7 +284,7 @@ def fake_plan(n_videos, n, shard_size=500, mix="VideoSSR-30K", one_task=True):
 @pytest.mark.parametrize(("n_videos", "n"), [(1, 30), (3, 1000), (27, 3000), (400, 3000), (3000, 3000), (9000, 3000)])
 def test_plan_serves_every_sample_once_and_videos_evenly(n_videos, n, one_task):
     plan = fake_plan(n_videos, n, 250, one_task=one_task)
-    deal = Deal.make(plan.mix, n_videos, one_task)
+    deal = Deal.make(plan.mix, plan.groups_of("train"), one_task)
     indices, uses, rows = [], Counter(), {}
     for split, shard in plan.shards():
         for work in shard_work(plan, deal, split, shard):
@@ -290,7 +304,7 @@ def test_plan_serves_every_sample_once_and_videos_evenly(n_videos, n, one_task):
 
 
 def test_every_candidate_comes_once():
-    deal = Deal.make(get_mix("VideoSSR-30K"), 23, True)
+    deal = Deal.make(get_mix("VideoSSR-30K"), [*map(str, range(23))], True)
     for row in range(6):
         found = list(deal.candidates(row, len(deal.own[row]) - 1))
         assert sorted(found) == list(range(23)) and found[0] == deal.own[row][-1]

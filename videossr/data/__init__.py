@@ -3,6 +3,7 @@
 from videossr.data.build import Built, build_dataset, finish_dataset, make_plan
 from videossr.data.card import write_card
 from videossr.data.export import export_easyr1, export_swift, export_verl, exported_answer
+from videossr.data.groups import Twin, find_groups, find_twins
 from videossr.data.load import FrameCache, Rendered, Samples, load_samples, sample_of_verl, use_frame_cache
 from videossr.data.mix import (
     MIXES,
@@ -13,6 +14,8 @@ from videossr.data.mix import (
     count_refusals,
     find_videos,
     get_mix,
+    known_groups,
+    listed_groups,
     listed_videos,
     mix_of,
     save_samples,
@@ -31,6 +34,7 @@ __all__ = [
     "MixRow",
     "Rendered",
     "Samples",
+    "Twin",
     "build_dataset",
     "build_samples",
     "count_refusals",
@@ -38,9 +42,13 @@ __all__ = [
     "export_swift",
     "export_verl",
     "exported_answer",
+    "find_groups",
+    "find_twins",
     "find_videos",
     "finish_dataset",
     "get_mix",
+    "known_groups",
+    "listed_groups",
     "listed_videos",
     "load_samples",
     "make_plan",

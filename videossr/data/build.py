@@ -20,7 +20,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from .mix import Mix, MixRow, find_videos, get_mix, save_samples, shuffled_keys, split_keys, sweep, write_table
+from .groups import find_groups
+from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups, save_samples, shuffled_keys, split_keys, sweep, write_table
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
@@ -43,7 +44,7 @@ __all__ = ['Plan', 'make_plan', 'Work', 'Deal', 'shard_work', 'Verdicts', 'make_
            'missing_shards', 'write_shard', 'Built', 'finish_dataset', 'build_dataset']
 
 # %% ../../nbs/30_data/01_build.ipynb #54d50c10
-_FORMAT = 1  # of the folder; raised when a change makes old and new shards differ
+_FORMAT = 2  # of the folder; raised when a change makes old and new shards differ
 _PACKAGES = ("videossr", "numpy", "pillow", "av", "decord", "pyarrow")  # whose versions can change a byte
 
 
@@ -59,6 +60,9 @@ class Plan:
     tries: int = 8  # videos tried for a sample before it is given up
     one_task: bool = True  # each video serves one row of the mix, as in the paper, while that is possible
     unreadable: tuple[tuple[str, str], ...] = ()  # (path, cause) of files without a fingerprint
+    copies: tuple[tuple[str, str], ...] = ()  # (path, fingerprint) of further files with the bytes of a video
+    groups: dict[str, str] = field(default_factory=dict)  # fingerprint -> name of its source, of videos that share one or whose source was given
+    near_duplicates: bool = True  # whether videos that show the same footage were looked for
 
     def shards(self) -> list[tuple[str, int]]:
         "(split, number) of every shard."
@@ -68,10 +72,14 @@ class Plan:
         "First sample of a shard, and the one behind its last."
         return shard * self.shard_size, min((shard + 1) * self.shard_size, self.n[split])
 
+    def groups_of(self, split: str) -> list[str]:
+        "The source of each video of a split, in their order; a video without a group is a source of its own."
+        return [self.groups.get(key, key) for key, _ in self.videos[split]]
+
     def config(self) -> dict[str, Any]:
         "The plan as JSON values, without the videos."
         rows = [asdict(row) for row in self.mix.rows]
-        settings = {name: getattr(self, name) for name in ("n", "seed", "shard_size", "tries", "one_task", "root")}
+        settings = {name: getattr(self, name) for name in ("n", "seed", "shard_size", "tries", "one_task", "near_duplicates", "root")}
         versions = {name: installed(name) for name in _PACKAGES}
         return {"format": _FORMAT, "mix": rows, **settings, "versions": versions}
 
@@ -87,6 +95,14 @@ def _expand(videos: str | Path | Iterable[str | Path]) -> list[str]:
     return sorted(found)
 
 
+def _given_groups(groups: Mapping[str | Path, str] | str | Path | None, videos: str | Path | Iterable[str | Path]) -> dict[str | Path, str]:
+    "Groups as they were given, over those that the lists of videos name."
+    named = listed_groups(groups) if isinstance(groups, (str, Path)) else groups or {}
+    if groups is not None and not named:
+        raise ValueError(f"groups name no group: {groups if isinstance(groups, (str, Path)) else 'the mapping is empty'}")
+    return {**known_groups(videos), **{os.path.abspath(path): name for path, name in named.items()}}
+
+
 def _fingerprint(path: str) -> tuple[str, str | VideoError]:
     try:
         return path, video_key(path)
@@ -100,24 +116,28 @@ def make_plan(
     n: dict[str, int],  # split -> samples; "train" first, and if wanted "validation"
     held_out: float = 0.02,  # share of the videos for validation
     progress: bool = False,  # a progress bar
+    groups: Mapping[str | Path, str] | str | Path | None = None,  # path -> name of its source, or a list with a column group
+    near_duplicates: bool = True,  # look for videos that show the same footage; False: only what is given counts
     **settings: Any,  # the rest of `Plan`
 ) -> Plan:
-    "Finds the videos, knows them by their bytes, splits them. Raises `ValueError` for settings that cannot be met."
-    paths = _expand(videos)
+    "Finds the videos, knows them by their bytes and groups, splits them. Raises `ValueError` for settings that cannot be met."
+    videos = videos if isinstance(videos, (str, Path)) else list(videos)
+    paths, given = _expand(videos), _given_groups(groups, videos)
     with ThreadPoolExecutor(4) as pool:
         known = list(tqdm(pool.map(_fingerprint, paths), "fingerprints", len(paths), disable=not progress))
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    by_key: dict[str, str] = {}
-    for path, key in known:
-        if isinstance(key, str):
-            by_key.setdefault(key, os.path.relpath(path, root).replace(os.sep, "/"))
-    if not by_key:
+    first: dict[str, str] = {}
+    copies = [(path, key) for path, key in known if isinstance(key, str) and first.setdefault(key, path) != path]
+    if not first:
         raise ValueError(f"none of {len(paths)} files can be read; the first: {known[0][1] if known else 'there are none'}")
-    seed = settings.get("seed", 0)
-    parts = split_keys(by_key, held_out, seed) if len(n) > 1 else (shuffled_keys(by_key, seed),)
-    ring = {split: [(key, by_key[key]) for key in part] for split, part in zip(n, parts, strict=True)}
-    broken = tuple((os.path.relpath(path, root).replace(os.sep, "/"), key.cause) for path, key in known if not isinstance(key, str))
-    plan = Plan(get_mix(mix), dict(n), ring, root, unreadable=broken, **settings)
+    found = find_groups([*first.values(), *dict(copies)], given, near_duplicates=near_duplicates, progress=progress)
+    group_of = {key: found[path] for key, path in first.items() if path in found}
+    seed, below = settings.get("seed", 0), {path: os.path.relpath(path, root).replace(os.sep, "/") for path in paths}
+    parts = split_keys(first, held_out, seed, group_of) if len(n) > 1 else (shuffled_keys(first, seed),)
+    ring = {split: [(key, below[first[key]]) for key in part] for split, part in zip(n, parts, strict=True)}
+    broken = tuple((below[path], key.cause) for path, key in known if not isinstance(key, str))
+    twice = tuple((below[path], key) for path, key in copies)
+    plan = Plan(get_mix(mix), dict(n), ring, root, unreadable=broken, copies=twice, groups=group_of, near_duplicates=near_duplicates, **settings)
     plan.mix.check()
     return plan
 
@@ -140,12 +160,19 @@ class Deal:
     own: list[list[int]]  # for each row the numbers of its videos
 
     @classmethod
-    def make(cls, mix: Mix, n_videos: int, one_task: bool) -> Deal:
+    def make(
+        cls,
+        mix: Mix,
+        sources: Sequence[str],  # of each video; videos of one source go to one row
+        one_task: bool,
+    ) -> Deal:
         "Deals in the order of the mix; or all videos to all rows, each row starting elsewhere."
         own: list[list[int]] = [[] for _ in mix.rows]
+        n_videos, different = len(sources), dict.fromkeys(sources)
         if one_task:
-            for video, (row, _) in enumerate(mix.places(0, n_videos)):
-                own[row].append(video)
+            row_of = dict(zip(different, (row for row, _ in mix.places(0, len(different))), strict=True))
+            for video, source in enumerate(sources):
+                own[row_of[source]].append(video)
         starts = [row * n_videos // len(mix.rows) for row in range(len(mix.rows))]
         return cls(n_videos, [mine or [*range(start, n_videos), *range(start)] for mine, start in zip(own, starts, strict=True)])
 
@@ -234,13 +261,17 @@ class _Shard:
     def path(self, video: int) -> str:
         return os.path.join(self.plan.root, self.plan.videos[self.split][video][1])
 
+    def source(self, video: int) -> str:
+        key = self.plan.videos[self.split][video][0]
+        return self.plan.groups.get(key, key)
+
     def donors(self, row: MixRow, video: int) -> list[int | None]:
         "The videos to take frames from, in the order to try; [None] where the type needs none."
         types = [row.type] if row.type else TASKS[row.task].train_types
         if not any(TASKS[row.task].takes_donor(type) for type in types):
             return [None]
-        others = ((video + step) % self.deal.n_videos for step in range(1, self.deal.n_videos))
-        return [*[other for other in others if self.usable(other)][: self.plan.tries], None]
+        others, source = ((video + step) % self.deal.n_videos for step in range(1, self.deal.n_videos)), self.source(video)
+        return [*[other for other in others if self.source(other) != source and self.usable(other)][: self.plan.tries], None]
 
     def attempt(self, work: Work, video: int) -> Sample | None:
         "One sample of one video, or None with a new refusal."
@@ -250,7 +281,8 @@ class _Shard:
             path, other = self.path(video), None if donor is None else self.path(donor)
             try:
                 made = make_sample(row.task, path, type=row.type, seed=self.plan.seed, index=work.index, difficulty=row.difficulty, donor=other)
-                return replace(made, video=self.plan.videos[self.split][video][1], donor=made.donor and self.plan.videos[self.split][donor][1])
+                key, name = self.plan.videos[self.split][video]
+                return replace(made, video=name, donor=made.donor and self.plan.videos[self.split][donor][1], group=self.plan.groups.get(key))
             except VideoError as error:
                 bad = donor if other is not None and error.path == other else video
                 self.condemn(bad, error.cause)
@@ -285,7 +317,7 @@ def make_shard(
     watch: Callable[[str], None] = lambda key: None,  # told the fingerprint of each video before it is touched, and "" after each sample
 ) -> tuple[list[Sample], list[dict[str, str]]]:  # samples in order of their index; refusals: video, task, type, reason, detail
     "The samples of one shard: the same whenever and wherever it is made."
-    deal = Deal.make(plan.mix, len(plan.videos[split]), plan.one_task)
+    deal = Deal.make(plan.mix, plan.groups_of(split), plan.one_task)
     state, samples = _Shard(plan, split, verdicts, watch, deal), []
     for work in shard_work(plan, deal, split, shard):
         made = state.sample(work)
@@ -294,9 +326,9 @@ def make_shard(
     return sorted(samples, key=lambda sample: sample.index), state.refusals
 
 # %% ../../nbs/30_data/01_build.ipynb #687b7896
-_VIDEOS = pa.schema([(name, pa.string()) for name in ("split", "key", "video")])
+_VIDEOS = pa.schema([(name, pa.string()) for name in ("split", "key", "video", "group")])
 _REFUSALS = pa.schema([(name, pa.string()) for name in ("video", "task", "type", "reason", "detail")])
-_DECIDES = ("format", "mix", "n", "seed", "shard_size", "tries", "one_task")  # what must agree when a build goes on
+_DECIDES = ("format", "mix", "n", "seed", "shard_size", "tries", "one_task", "near_duplicates")  # what must agree when a build goes on
 
 
 def shard_path(folder: str | Path, split: str, shard: int, kind: str = "samples") -> Path:
@@ -307,8 +339,9 @@ def shard_path(folder: str | Path, split: str, shard: int, kind: str = "samples"
 def save_plan(plan: Plan, folder: str | Path) -> None:
     "Writes a plan, or makes sure that the folder's own is the same. Raises `ValueError` that says what differs."
     folder, config = Path(folder), plan.config()
-    rows = [{"split": split, "key": key, "video": path} for split, videos in plan.videos.items() for key, path in videos]
-    rows += [{"split": cause, "key": None, "video": path} for path, cause in plan.unreadable]
+    rows = [{"split": split, "key": key, "video": path, "group": plan.groups.get(key)} for split, videos in plan.videos.items() for key, path in videos]
+    rows += [{"split": cause, "key": None, "video": path, "group": None} for path, cause in plan.unreadable]
+    rows += [{"split": None, "key": key, "video": path, "group": None} for path, key in plan.copies]
     if (folder / "config.json").exists():
         old = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         differs = [name for name in _DECIDES if old.get(name) != config[name]]
@@ -334,14 +367,19 @@ def load_plan(folder: str | Path) -> Plan:
         raise FileNotFoundError(f"no dataset in {folder}: it has no config.json")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     videos: dict[str, list[tuple[str, str]]] = {split: [] for split in config["n"]}
-    unreadable = []
+    unreadable, copies, groups = [], [], {}
     for row in pq.read_table(folder / "videos.parquet").to_pylist():
         if row["key"] is None:
             unreadable.append((row["video"], row["split"]))
+        elif row["split"] is None:
+            copies.append((row["video"], row["key"]))
         else:
             videos[row["split"]].append((row["key"], row["video"]))
+            groups |= {row["key"]: row["group"]} if row.get("group") is not None else {}
     settings = {name: config[name] for name in ("n", "root", "seed", "shard_size", "tries", "one_task")}
-    return Plan(mix=Mix(tuple(MixRow(**row) for row in config["mix"])), videos=videos, unreadable=tuple(unreadable), **settings)
+    settings |= {"unreadable": tuple(unreadable), "copies": tuple(copies), "groups": groups}
+    settings["near_duplicates"] = config.get("near_duplicates", False)  # earlier releases did not look for them
+    return Plan(mix=Mix(tuple(MixRow(**row) for row in config["mix"])), videos=videos, **settings)
 
 # %% ../../nbs/30_data/01_build.ipynb #c6f01ea8
 def missing_shards(plan: Plan, folder: str | Path) -> list[tuple[str, int]]:
@@ -591,9 +629,11 @@ def _unreadable(plan: Plan, folder: Path) -> int:
 def _merge_refusals(plan: Plan, folder: Path) -> Counter:
     "Writes refusals.csv, one line a split, video, task, type and reason with the number of times; returns counts by reason."
     names, found, details = ["split", "video", "task", "type", "reason"], Counter(), {}
-    for path, cause in plan.unreadable:
-        found["", path, "", "", "unreadable video"] += 1
-        details["", path, "", "", "unreadable video"] = cause
+    first = {key: path for videos in plan.videos.values() for key, path in videos}
+    alone = [(path, "unreadable video", cause) for path, cause in plan.unreadable] + [(path, "same file", f"as {first[key]}") for path, key in plan.copies]
+    for path, reason, detail in alone:
+        found["", path, "", "", reason] += 1
+        details["", path, "", "", reason] = detail
     for split, shard in plan.shards():
         for row in pq.read_table(shard_path(folder, split, shard, "refusals")).to_pylist():
             key = (split, *(row[name] for name in names[1:]))
@@ -646,6 +686,8 @@ def build_dataset(
     shard_size: int = 500,  # samples in a shard, which is what an interrupt can cost
     tries: int = 8,  # videos tried for a sample before it is given up
     one_task: bool = True,  # each video serves one row of the mix while that is possible, as in the paper; False: all rows share all videos
+    groups: Mapping[str | Path, str] | str | Path | None = None,  # path -> name of its source, or a list with a column group; lists in `videos` may have one too
+    near_duplicates: bool = True,  # look for videos that show the same footage, which are one group then; False: only what is given counts
     workers: int | None = None,  # builders at a time; None: one a core
     time_limit: float = 120.0,  # seconds that one video may take for one sample
     imports: Sequence[str] = (),  # modules that register tasks of your own
@@ -660,7 +702,8 @@ def build_dataset(
         raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
     for name in imports:
         importlib.import_module(name)
-    plan = make_plan(videos, mix, numbers, held_out, progress, seed=seed, shard_size=shard_size, tries=tries, one_task=one_task)
+    settings = {"groups": groups, "near_duplicates": near_duplicates, "seed": seed, "shard_size": shard_size, "tries": tries, "one_task": one_task}
+    plan = make_plan(videos, mix, numbers, held_out, progress, **settings)
     save_plan(plan, folder)
     sweep(folder)
     todo = missing_shards(plan, folder)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .mix import _COLUMNS, _sample_of, read_samples, sweep
+from .mix import _columns_of, _sample_of, read_samples, sweep
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -166,7 +166,7 @@ def _rooted(sample: Sample, folder: str | Path | None) -> Sample:
 
 
 def _own_sample(row: dict[str, Any], place: str, root: str | Path | None, outside: bool) -> Sample:
-    return _inside(_rooted(_sample_of({name: row[name] for name in _COLUMNS}, place), root), place, root, outside)
+    return _inside(_rooted(_sample_of({name: row[name] for name in _columns_of(list(row), place)}, place), root), place, root, outside)
 
 
 def _inside(sample: Sample, place: str, root: str | Path | None, outside: bool) -> Sample:
@@ -183,9 +183,7 @@ def _converter(columns: Sequence[str], place: str, root: str | Path | None, outs
     "How rows with these columns become samples. Raises `ValueError` for rows of neither kind."
     if {"data_source", "videos", "reward_model"} <= set(columns):
         return partial(sample_of_verl, video_dir=root, outside=outside)
-    missing = [name for name in _COLUMNS if name not in columns]
-    if missing:
-        raise ValueError(f"{place} holds no samples: it has no column {', '.join(missing)}")
+    _columns_of(columns, place)
     return partial(_own_sample, root=root, outside=outside)
 
 
@@ -226,7 +224,7 @@ def load_samples(
     if path.is_file() and "recipe" in columns:
         samples = [_inside(_rooted(sample, root), f"{path}, row {row}", root, outside) for row, sample in enumerate(read_samples(path))]
     else:
-        samples = Samples(ShardRows(files, _COLUMNS if "recipe" in columns else None), convert)
+        samples = Samples(ShardRows(files, _columns_of(columns, files[0]) if "recipe" in columns else None), convert)
     return iter(samples) if streaming else samples
 
 

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 import videossr.beyond  # noqa: F401, for the tasks that a mix may name
+from .groups import find_groups
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..video import VideoError
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from datasets import Dataset  # imported where it is used, for it takes a second
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'LIST_SUFFIXES', 'MIXES', 'find_videos', 'listed_videos', 'shuffled_keys', 'split_keys',
-           'split_videos', 'MixRow', 'Mix', 'get_mix', 'mix_of', 'build_samples', 'count_refusals', 'save_samples',
-           'write_table', 'sweep', 'read_samples', 'to_trl_dataset']
+__all__ = ['VIDEO_SUFFIXES', 'LIST_SUFFIXES', 'MIXES', 'find_videos', 'listed_videos', 'listed_groups', 'known_groups',
+           'shuffled_keys', 'split_keys', 'split_videos', 'MixRow', 'Mix', 'get_mix', 'mix_of', 'build_samples',
+           'count_refusals', 'save_samples', 'write_table', 'sweep', 'read_samples', 'to_trl_dataset']
 
 # %% ../../nbs/30_data/00_mix.ipynb #cac6d47f
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".ogv", ".3gp")
@@ -70,24 +71,53 @@ def find_videos(
 _PATH_COLUMNS = ("video", "path", "file", "filename")
 
 
-def listed_videos(
-    table: str | Path,  # CSV, TSV or parquet with a column video, path, file or filename; or a text file with a path a line
-) -> list[Path]:  # sorted; relative paths count from the table's folder
-    "The videos that a table names. Raises `ValueError` for a table without such a column or without rows."
-    table = Path(table)
+def _listed(table: Path) -> pd.DataFrame:
+    "The rows of a list that name a video: columns video, a path from where we are, and group, if the list has one."
     try:
         if table.suffix.lower() == ".parquet":
             frame = pd.read_parquet(table)
         elif table.suffix.lower() == ".txt":
             frame = pd.DataFrame({"video": [line.strip() for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]})
         else:
-            frame = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",")
+            frame = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",", dtype={"group": str})
     except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{table} cannot be read as a list of videos: {error}") from error
     name = next((name for name in _PATH_COLUMNS if name in frame.columns), None)
     if name is None or not frame[name].notna().any():
         raise ValueError(f"{table} lists no videos; it needs a column {', '.join(_PATH_COLUMNS[:-1])} or {_PATH_COLUMNS[-1]} with a path in each row")
-    return sorted({table.parent / str(path) for path in frame[name].dropna()})
+    frame = frame[frame[name].notna()]
+    return frame.assign(video=[table.parent / str(path) for path in frame[name]])
+
+
+def listed_videos(
+    table: str | Path,  # CSV, TSV or parquet with a column video, path, file or filename; or a text file with a path a line
+) -> list[Path]:  # sorted; relative paths count from the table's folder
+    "The videos that a table names. Raises `ValueError` for a table without such a column or without rows."
+    return sorted(set(_listed(Path(table))["video"]))
+
+
+def listed_groups(
+    table: str | Path,  # as `listed_videos` takes it, with a column group; cells may be blank
+) -> dict[str, str]:  # absolute path -> name of its source; empty for a table without groups
+    "The sources that a table names. Raises `ValueError` as `listed_videos`, and for a video with two groups."
+    frame, groups = _listed(Path(table)), {}
+    if "group" in frame.columns:
+        for path, name in zip(frame["video"], frame["group"], strict=True):
+            path, name = os.path.abspath(path), "" if pd.isna(name) else str(name)
+            if name and groups.setdefault(path, name) != name:
+                raise ValueError(f"{table} puts {path} into two groups, {groups[path]} and {name}")
+    return groups
+
+
+def known_groups(
+    sources: str | Path | Iterable[str | Path],  # where videos come from: folders, globs, lists, files
+) -> dict[str, str]:  # absolute path -> name of its source
+    "The groups that lists among some sources name."
+    groups: dict[str, str] = {}
+    for source in [sources] if isinstance(sources, (str, Path)) else sources:
+        if Path(source).suffix.lower() in LIST_SUFFIXES and Path(source).is_file():
+            groups |= listed_groups(source)
+    return groups
 
 # %% ../../nbs/30_data/00_mix.ipynb #bcab5759
 def _rank(seed: int, key: str) -> str:
@@ -107,27 +137,40 @@ def split_keys(
     keys: Iterable[str],  # fingerprints of different videos, at least two
     held_out: float,  # share, 0..1
     seed: int = 0,  # another seed, another split
+    groups: Mapping[str, str] | None = None,  # key -> name of its group, for those that have one
 ) -> tuple[list[str], list[str]]:  # (train, held out), each in the shuffled order and not empty
-    "As `split_videos`, by fingerprint."
+    "As `split_videos`, by fingerprint. Whole groups are held out, in shuffled order, while that comes nearer to the share."
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a share between 0 and 1, not {held_out}")
-    keys = shuffled_keys(keys, seed)
-    if len(keys) < 2:
-        raise ValueError(f"a split needs at least two different videos, not {len(keys)}: one side would be empty")
-    n_held = min(max(round(held_out * len(keys)), 1), len(keys) - 1)
-    return keys[n_held:], keys[:n_held]
+    keys, members = shuffled_keys(keys, seed), {}
+    for key in keys:
+        members.setdefault((groups or {}).get(key, key), []).append(key)
+    if len(members) < 2:
+        alike = f", for all {len(keys)} belong to one group" if len(keys) > 1 else ""
+        raise ValueError(f"a split needs at least two different videos, not {len(members)}: one side would be empty{alike}")
+    wanted, held = min(max(round(held_out * len(keys)), 1), len(keys) - 1), set()
+    for name in shuffled_keys(members, seed):
+        size = len(held) + len(members[name])
+        if abs(size - wanted) < abs(len(held) - wanted) and size < len(keys):
+            held |= set(members[name])
+    held = held or set(min(members.values(), key=len))  # all groups are large: the smallest
+    return [key for key in keys if key not in held], [key for key in keys if key in held]
 
-
+# %% ../../nbs/30_data/00_mix.ipynb #5b7e26e8
 def split_videos(
     paths: Iterable[str | Path],  # at least two different videos
     held_out: float = 0.25,  # share of the videos, 0..1
     seed: int = 0,  # another seed, another split
+    groups: Mapping[str | Path, str] | None = None,  # path -> name of its source, as far as known
+    near_duplicates: bool = True,  # look for videos that show the same footage; False: only what is given counts
 ) -> tuple[list[Path], list[Path]]:  # (train, held out), each sorted and not empty
-    "Holds out whole videos; copies of one file stay together. Raises `ValueError` when there are fewer than two videos."
+    "Holds out whole videos; copies, near-duplicates and groups stay together. Raises `ValueError` when there are fewer than two sources."
     by_key: dict[str, list[Path]] = {}
     for path in map(Path, paths):
         by_key.setdefault(video_key(path), []).append(path)
-    parts = split_keys(by_key, held_out, seed)
+    named = find_groups([path for copies in by_key.values() for path in copies], groups, near_duplicates=near_duplicates)
+    group_of = {key: named[str(copies[0])] for key, copies in by_key.items() if str(copies[0]) in named}
+    parts = split_keys(by_key, held_out, seed, group_of)
     train, held = ([path for key in part for path in by_key[key]] for part in parts)
     return sorted(train), sorted(held)
 
@@ -249,13 +292,16 @@ class _Ring:
     paths: list[str]  # one for each different video
     refusals: list[dict[str, str]]  # video, task, type, reason, detail; an unreadable video has no task
     broken: set[str]  # paths that no reader could read
+    groups: dict[str, str] = field(default_factory=dict)  # path -> name of its source
 
     @classmethod
     def make(cls, videos: Iterable[str | Path], seed: int) -> _Ring:
         ring, keyed = cls([], [], set()), {}
         for path in sorted(map(str, videos)):
             try:
-                keyed.setdefault(video_key(path), path)
+                first = keyed.setdefault(video_key(path), path)
+                if first != path:
+                    ring.refuse(path, MixRow(""), "same file", f"as {first}")
             except VideoError as error:
                 ring.refuse(path, MixRow(""), "unreadable video", error.cause)
         ring.paths = [keyed[key] for key in shuffled_keys(keyed, seed)]
@@ -271,13 +317,19 @@ class _Ring:
             if path not in self.broken:
                 yield path
 
+    def donors(self, place: int, path: str) -> Iterator[str]:
+        "Videos of other sources, from a place on."
+        group = self.groups.get(path)
+        yield from (other for other in self.readable(place) if other != path and (group is None or self.groups.get(other) != group))
+
 # %% ../../nbs/30_data/00_mix.ipynb #b4eb4a99
 def _try_video(ring: _Ring, place: int, path: str, row: MixRow, seed: int, index: int) -> Sample | None:
     "One sample of one video, or None with a new row in the refusals."
-    donors: list[str | None] = [None, *(other for other in ring.readable(place + 1) if other != path)]
+    donors: list[str | None] = [None, *ring.donors(place + 1, path)]
     for donor in donors:
         try:
-            return make_sample(row.task, path, type=row.type, seed=seed, index=index, difficulty=row.difficulty, donor=donor)
+            made = make_sample(row.task, path, type=row.type, seed=seed, index=index, difficulty=row.difficulty, donor=donor)
+            return replace(made, group=ring.groups.get(path))
         except VideoError as error:
             ring.broken.add(str(error.path))
             ring.refuse(str(error.path), MixRow(""), "unreadable video", error.cause)
@@ -298,12 +350,15 @@ def build_samples(
     seed: int = 0,  # dataset seed, >= 0
     *,
     tries: int = 8,  # videos tried for a sample before it is given up
+    groups: Mapping[str | Path, str] | None = None,  # path -> name of its source, as far as known
+    near_duplicates: bool = True,  # look for videos that show the same footage; False: only what is given counts
     progress: bool = True,  # a progress bar
 ) -> tuple[list[Sample], list[dict[str, str]]]:  # samples, and refusals: video, task, type, reason, detail
     "Makes samples in the proportions of a mix; says what it refused. Raises `ValueError` when nothing at all can be made."
     mix = get_mix(mix)
     mix.check()
     ring = _Ring.make(videos, seed)
+    ring.groups = find_groups(ring.paths, groups, near_duplicates=near_duplicates)
     used: Counter[MixRow] = Counter()
     samples: list[Sample] = []
     for index, row in enumerate(tqdm(mix.order(n), total=n, desc="samples", disable=not progress)):
@@ -331,6 +386,7 @@ def count_refusals(
 
 # %% ../../nbs/30_data/00_mix.ipynb #d036fec4
 _COLUMNS = [one.name for one in fields(Sample)]
+_MAY_LACK = ("donor", "group")  # may be blank; files of earlier releases have no group
 
 
 def save_samples(
@@ -375,10 +431,16 @@ def read_samples(
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a parquet file: {error}") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+    columns = _columns_of(table.column_names, path)
+    return [_sample_of(row, f"{path}, row {number}") for number, row in enumerate(table.select(columns).to_pylist())]
+
+
+def _columns_of(there: Sequence[str], place: str | Path) -> list[str]:
+    "The columns to read of those that are there. Raises `ValueError` that says which are missing."
+    missing = [name for name in _COLUMNS if name not in there and name != "group"]
     if missing:
-        raise ValueError(f"{path} holds no samples: it has no column {', '.join(missing)}")
-    return [_sample_of(row, f"{path}, row {number}") for number, row in enumerate(table.select(_COLUMNS).to_pylist())]
+        raise ValueError(f"{place} holds no samples: it has no column {', '.join(missing)}")
+    return [name for name in _COLUMNS if name in there]
 
 
 def _sample_of(row: Mapping[str, Any], place: str) -> Sample:
@@ -387,7 +449,7 @@ def _sample_of(row: Mapping[str, Any], place: str) -> Sample:
         recipe = json.loads(row["recipe"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{place}: the recipe is not JSON: {error}") from error
-    empty = [name for name, value in row.items() if value is None and name != "donor"]
+    empty = [name for name, value in row.items() if value is None and name not in _MAY_LACK]
     if empty or not isinstance(recipe, dict):
         raise ValueError(f"{place}: {'nothing under ' + ', '.join(empty) if empty else 'the recipe is not an object'}")
     return Sample(**{**row, "recipe": recipe})

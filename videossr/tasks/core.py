@@ -21,9 +21,9 @@ from PIL import Image
 from ..video import Clip, VideoError, fit_size, read_clip
 
 # %% auto #0
-__all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'video_key', 'sample_rng',
-           'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource', 'make_sample',
-           'row_reading', 'frames_clip', 'render']
+__all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'video_key', 'has_key',
+           'sample_rng', 'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource',
+           'make_sample', 'row_reading', 'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +65,14 @@ class Sample:
     seed: int = 0  # dataset seed
     index: int = 0  # number of this sample among those of one video, task and type
     donor: str | None = None  # path of a second video, where the recipe takes frames from one
+    group: str | None = None  # name of the source that this video shares with others; None: it shares none
 
     def to_json(self) -> str:
-        "One line of JSON with sorted keys: equal samples give equal bytes."
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        "One line of JSON with sorted keys: equal samples give equal bytes. A sample without a group does not mention it."
+        values = asdict(self)
+        if self.group is None:
+            del values["group"]
+        return json.dumps(values, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Sample:
@@ -77,6 +81,8 @@ class Sample:
             sample = cls(**json.loads(text))
             if not isinstance(sample.recipe, dict):
                 raise TypeError(f"the recipe is {sample.recipe!r}, not an object")
+            if not isinstance(sample.group, str | None):
+                raise TypeError(f"the group is {sample.group!r}, not a text")
         except (json.JSONDecodeError, TypeError, RecursionError) as error:
             raise ValueError(f"not a sample: {error}; the row begins {text[:80]!r}") from error
         return sample
@@ -107,23 +113,44 @@ def check_inside(
             raise ValueError(f"{place}: {str(path)!r} lies outside of {folder}; outside=True allows that, for files that you trust")
 
 # %% ../../nbs/10_tasks/00_core.ipynb #ca86e3a5
-def video_key(
-    path: str | Path,  # a readable file
-) -> str:  # 16 hex digits
-    "Fingerprint of a file: its size and its first and last 64 KiB; moving or renaming it changes nothing. Raises `VideoError`."
+_ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of a piece between them, pieces
+
+
+def _fingerprint(path: str | Path, n_middle: int) -> str:
+    "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
     path = Path(path)
     try:
         size = path.stat().st_size
-        digest = hashlib.blake2b(str(size).encode(), digest_size=8)
+        room = size - 2 * _ENDS
+        pieces = [_ENDS + room * (2 * piece + 1) // (2 * n_middle) for piece in range(n_middle)] if room > 0 else []
+        digest = hashlib.blake2b(str(size).encode(), digest_size=10 if pieces else 8)
         with path.open("rb") as file:
-            digest.update(file.read(65536))
-            file.seek(max(0, size - 65536))
-            digest.update(file.read(65536))
+            digest.update(file.read(_ENDS))
+            for start in pieces:
+                file.seek(max(_ENDS, start - _MIDDLE // 2))
+                digest.update(file.read(_MIDDLE))
+            file.seek(max(0, size - _ENDS))
+            digest.update(file.read(_ENDS))
     except OSError as error:
         raise VideoError(path, f"cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
 
+def video_key(
+    path: str | Path,  # a readable file
+) -> str:  # 20 hex digits, 16 for a file of at most 128 KiB
+    "Fingerprint of a file: its size, its first and last 64 KiB and 8 pieces of 16 KiB between; moving or renaming it changes nothing. Raises `VideoError`."
+    return _fingerprint(path, _N_MIDDLE)
+
+
+def has_key(
+    path: str | Path,  # a readable file
+    key: str,  # from `video_key`; of a large file also from releases that read its ends alone, 16 hex digits
+) -> bool:
+    "Whether a file has this fingerprint. Raises `VideoError`."
+    return _fingerprint(path, 0 if len(key) == 16 else _N_MIDDLE) == key
+
+# %% ../../nbs/10_tasks/00_core.ipynb #00cc4620
 def sample_rng(
     seed: int,  # dataset seed, >= 0
     *parts: str | int,  # what else the numbers depend on
@@ -281,7 +308,7 @@ class SampleSource:
     def check_keys(self, keys: list[str]) -> None:
         "Raises `VideoError` for a file whose fingerprint is not the one given."
         for path, key in zip((self.video, self.donor), keys):
-            if video_key(path) != key:
+            if not has_key(path, key):
                 raise VideoError(path, "another video than the one that the sample was made from")
 
     def clip(self) -> Clip:
