@@ -166,6 +166,62 @@ def test_kinds_of_file(folder, name, backend):
     np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=0.03)
 
 
+AHEAD = {"avi": {}, "asf": {}, "mpeg": {}, "vob": {}, "h264": {}, "mxf": {"rate": 25}, "mov": {}}
+
+
+def stored_ahead(path, form, rate=10, n=100, codec="libx264", options={"x264-params": "bframes=3:b-adapt=0:b-pyramid=normal"}):
+    """Numbered frames, most of them stored later than the ones shown after them."""
+    with av.open(str(path), "w", format=form) as box:
+        stream = box.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(n):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("backend", [None, "pyav"])
+@pytest.mark.parametrize("form", AHEAD)
+def test_frames_stored_ahead_of_their_turn(folder, form, backend):
+    """Formats without times of showing, and one with: the k-th frame comes back at the k-th time, whoever numbered the pieces."""
+    path, rate = stored_ahead(folder / f"ahead.{form}", form, **AHEAD[form]), AHEAD[form].get("rate", 10)
+    for n_frames in (200, 37):
+        clip = read_clip(path, n_frames=n_frames, trim=0.05, backend=backend)
+        assert len(clip) == min(90, n_frames)
+        np.testing.assert_allclose(clip.times * rate, numbers(clip), atol=0.02)
+
+
+def test_stored_ahead_with_pieces_missing(folder):
+    """Frames that are lost take their times with them; those around the gap may be a few off, all others are not."""
+    path = folder / "holed.avi"
+    with av.open(str(stored_ahead(folder / "whole.avi", "avi"))) as box, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(box.streams.video[0])
+        for number, packet in enumerate(box.demux(video=0)):
+            if packet.size and number not in (41, 42, 43):
+                packet.stream = stream
+                copy.mux(packet)
+    clip = read_clip(path, n_frames=200, trim=0)
+    away = np.abs(clip.times * 10 - numbers(clip)).round(6)
+    assert 80 < len(clip) < 100 and (away > 0).sum() <= 4 and away.max() <= 3 and not away[-40:].any()
+
+
+def test_slow_clock_stored_ahead(folder):
+    """At a frame every two seconds, times that go back by four are no new recording."""
+    path = folder / "slow.avi"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=Fraction(1, 2), options={"x264-params": "bframes=3:b-adapt=0"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(2, 1)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    clip = read_clip(path, n_frames=100, trim=0)
+    assert numbers(clip) == list(range(60)) and np.allclose(clip.times, 2 * np.arange(60))
+
+
 def test_transport_stream_under_a_false_name(folder):
     disguised = folder / "disguised.mp4"
     disguised.write_bytes(make(folder / "source.ts").read_bytes())

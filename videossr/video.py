@@ -4,7 +4,8 @@
 
 # %% ../nbs/00_video.ipynb #135dd195
 from __future__ import annotations
-import atexit, base64, contextlib, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+import atexit, base64, contextlib, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 import numpy as np
@@ -157,6 +158,7 @@ class _Index:
     starts: np.ndarray      # float64 (N,), seconds: when each shown frame appears; starts[0] == 0
     end: float              # seconds: when the last frame goes
     matrix: tuple           # (a, b, c, d): a stored point (x, y) is shown towards (ax + cy, bx + dy)
+    stamped: bool           # whether every frame has a presentation time of its own
     doubt: str              # why decord is not to be trusted with this file, or ""
 
 # %% ../nbs/00_video.ipynb #037fe021
@@ -240,14 +242,28 @@ def _continued(packets: list, unit: float) -> list:
         result.append((None if pts is None else pts + shift, None if dts is None else dts + shift, *rest))
     return result
 
+def _stamped(packets: list) -> bool:
+    "Whether every packet has a presentation time that no other has."
+    times = [pts for pts, *_ in packets]
+    return None not in times and len(set(times)) == len(times)
+
 def _starts(packets: list, unit: float, rate: float) -> np.ndarray:
     "Seconds at which the frames appear, the first at 0; in order of showing, which is not that of storing."
     shown = [(pts, dts) for pts, dts, cut, _ in packets if not cut] or [packets[0][:2]]
     columns = [column for column in zip(*shown) if None not in column]
     # presentation times; where they repeat (AVI), decoding times run at the same rate; where both are missing, an even rate is a guess
     whole = next((column for column in columns if len(set(column)) == len(column)), next(iter(columns), None))
-    starts = np.arange(len(shown))/(rate or 25) if whole is None else np.unique(whole)*unit
+    starts = np.arange(len(shown))/(rate or 25) if whole is None else _apart(np.sort(whole)*unit, rate)
     return starts - starts[0]
+
+def _apart(times: np.ndarray, rate: float) -> np.ndarray:
+    "Times in order, those that repeat moved apart; evenly if the frames, at the file's rate, just fill the time from first to last."
+    known, ranks = np.unique(times, return_index=True)
+    if len(known) == len(times): return times
+    even = np.arange(len(times))/(rate or 25)
+    if abs(times[-1] - times[0] - even[-1]) < even[1]: return times[0] + even
+    step = (known[-1] - known[0])/max(1, ranks[-1]) or even[1] # for what follows the last time that is known
+    return np.append(np.interp(np.arange(ranks[-1]), ranks, known), known[-1] + step*np.arange(len(times) - ranks[-1]))
 
 # %% ../nbs/00_video.ipynb #a825650f
 def _matrix(frame) -> tuple:
@@ -277,12 +293,11 @@ _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "as
 def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     "Why decord's frames of such a file may be wrong; empty if nothing speaks against it."
     a, b, c, d = matrix
-    times = [pts for pts, _, cut, _ in packets]
     if container in _UNSAFE: return f"{_UNSAFE[container]} file"
     if pixels not in ("yuv420p", "yuvj420p"): return f"pixel format {pixels}"
     if not packets[0][3]: return "does not begin with a keyframe"
     if any(cut for _, _, cut, _ in packets): return "parts are cut away by an edit list"
-    if None in times or len(set(times)) < len(times): return "frame times are missing or repeated"
+    if not _stamped(packets): return "frame times are missing or repeated"
     if a*d - b*c < 0: return "mirrored"
     return ""
 
@@ -300,10 +315,13 @@ def _index(path: str) -> _Index | VideoInfo:
         if first is None: raise VideoError(path, _undecodable(len(packets), stream.codec_context.name))
         unit, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
         matrix = _matrix(first)
-        starts = _starts(_continued(packets, unit), unit, rate)
+        if duration and not any(pts or dts for pts, dts, *_ in packets): rate = 1/(duration*unit) # a bare stream: its header says 25, come what may
+        timed = _continued(packets, unit)
+        starts = _starts(timed, unit, rate)
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
-        return _Index(info, starts, float(starts[-1] + tail), matrix, _doubt(box.format.name, first.format.name, packets, matrix))
+        doubt = _doubt(box.format.name, first.format.name, packets, matrix)
+        return _Index(info, starts, float(starts[-1] + tail), matrix, _stamped(timed), doubt)
 
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
@@ -350,33 +368,53 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
     except Exception as error: # decord raises whatever its C++ threw; PyAV gets its turn
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
 
-# %% ../nbs/00_video.ipynb #2809c888
-def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
-    "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
-    step, zero, now = index.end/len(index.starts), 0.0, None
+# %% ../nbs/00_video.ipynb #9aef8d61
+def _timed(index: _Index, step: float) -> Iterator[tuple[float, object]]:
+    "(seconds on the file's clock, frame) for each frame that decodes, in order of showing; the times may go back a little."
+    shift, last, back = 0.0, None, max(1.0, _AHEAD*step)
     with _open(index.info.path) as box:
         stream = _stream(box, index.info.path)
         # Theora's decoder gives other pixels now and then when several threads share its frames
         stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
         unit = float(stream.time_base or 0)
-        for frame in _all_frames(box, stream):
+        for number, (frame, sound) in enumerate(_all_frames(box, stream)):
             ticks = frame.dts if frame.pts is None else frame.pts
-            if now is None: now, zero = 0.0, (ticks or 0)*unit
-            else:
-                stamp = now + step if ticks is None else ticks*unit - zero
-                if stamp < now - 1: zero, stamp = zero + stamp - now - step, now + step # the clock began again
-                now = stamp if stamp > now else now + step/2
-            yield now, frame
+            time = last + step if ticks is None and last is not None else (ticks or 0)*unit + shift
+            if not index.stamped and sound and number < len(index.starts): time, shift = index.starts[number], shift + index.starts[number] - time
+            elif last is not None and time < last - back: time, shift = last + step, shift + last + step - time # the clock began again
+            last = time if last is None else max(time, last)
+            yield time, frame
 
-def _all_frames(box, stream) -> Iterator:
-    "Every frame that can be decoded whole, the ones the decoder holds back to the end included."
+def _all_frames(box, stream) -> Iterator[tuple[object, bool]]:
+    "Every frame that can be decoded whole, the ones the decoder holds back to the end included; and whether all before it could."
     def decoded():
         for packet in _packets(box, stream): yield from _frames_of(packet)
         yield from _flushed(stream)
-    whole = True
+    whole = sound = True
     for frame in decoded():
         whole = frame is not None and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
-        if whole: yield frame
+        sound = sound and whole
+        if whole: yield frame, sound
+
+# %% ../nbs/00_video.ipynb #2809c888
+_AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
+
+def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
+    "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
+    step, zero, now = index.end/len(index.starts), None, -math.inf
+    for stamp, frame in _in_turn(_timed(index, step)):
+        if zero is None: zero = stamp
+        now = stamp - zero if stamp - zero > now else now + step/2
+        yield now, frame
+
+def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, object]]:
+    "The same times and the same frames, each in order: the k-th frame shown appears at the k-th time."
+    times, frames = [], deque()
+    for time, frame in timed:
+        heapq.heappush(times, time)
+        frames.append(frame)
+        if len(frames) > min(_AHEAD, max(1, _AHEAD_PIXELS//(frame.width*frame.height))): yield heapq.heappop(times), frames.popleft()
+    yield from zip(sorted(times), frames)
 
 # %% ../nbs/00_video.ipynb #431667fc
 def _pixels(frame, matrix: tuple, height: int, width: int) -> np.ndarray:
