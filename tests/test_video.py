@@ -43,7 +43,8 @@ def numbers(clip):
 def make(path, n=40, milliseconds=None, codec="libx264", size=(HEIGHT, WIDTH), pixels="yuv420p", gop=10, options=None, box_options=None, lost=0):
     """Write `n` numbered frames, ten a second unless `milliseconds` says when each appears; the first `lost` packets get lost."""
     with av.open(str(path), "w", options=box_options or {}) as box:
-        stream = box.add_stream(codec, rate=10, options=options or {})
+        middle = {"x264-params": "chromaloc=1"} if codec == "libx264" else {}  # where the colour is; decord knows no other place
+        stream = box.add_stream(codec, rate=10, options=middle | (options or {}))
         stream.height, stream.width, stream.pix_fmt, stream.gop_size = *size, pixels, gop
         stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(n):

@@ -158,6 +158,7 @@ class _Index:
     starts: np.ndarray      # float64 (N,), seconds: when each shown frame appears; starts[0] == 0
     end: float              # seconds: when the last frame goes
     matrix: tuple           # (a, b, c, d): a stored point (x, y) is shown towards (ax + cy, bx + dy)
+    leans: bool             # whether colour lies to the left; see `_leans`
     stamped: bool           # whether every frame has a presentation time of its own
     doubt: str              # why decord is not to be trusted with this file, or ""
 
@@ -287,10 +288,23 @@ def _info(path, box, stream, frame, matrix, starts, tail) -> VideoInfo:
     return VideoInfo(path, True, width, height, aspect, len(starts)/duration, len(starts), duration, stream.codec_context.name,
                      round(math.degrees(math.atan2(b, a))) % 360, box.format.name)
 
+# %% ../nbs/00_video.ipynb #6e2eb4bb
+def _leans(frame) -> bool:
+    "Whether a frame's colour belongs half a stored pixel to the left of the middle between two. The frame is spoilt by asking."
+    if frame.format.name not in ("yuv420p", "yuvj420p") or frame.width < 32: return False
+    places = np.arange(frame.planes[1].width) - frame.width//4
+    for plane, row in zip(frame.planes, (128, 128, 128 + (24*places).clip(-96, 96))):
+        pixels = np.zeros((plane.height, plane.line_size), np.uint8)
+        pixels[:, :plane.width] = row
+        plane.update(pixels.tobytes()[:plane.buffer_size].ljust(plane.buffer_size, b"\0"))
+    row = frame.reformat(width=frame.width//2, height=frame.height, format="rgb24", interpolation="BILINEAR").to_ndarray()[0].astype(int)
+    rises = (row[:, 0] - row[:, 2])[frame.width//4 - 2:frame.width//4 + 3] # red less blue: 0 where colour is
+    return bool(rises.mean() > (rises[-1] - rises[0])/32) # a quarter of a pixel: twice that, or nothing
+
 # %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
 
-def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
+def _doubt(container: str, pixels: str, packets: list, matrix: tuple, leans: bool) -> str:
     "Why decord's frames of such a file may be wrong; empty if nothing speaks against it."
     a, b, c, d = matrix
     if container in _UNSAFE: return f"{_UNSAFE[container]} file"
@@ -299,6 +313,7 @@ def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     if any(cut for _, _, cut, _ in packets): return "parts are cut away by an edit list"
     if not _stamped(packets): return "frame times are missing or repeated"
     if a*d - b*c < 0: return "mirrored"
+    if leans: return "its colour leans to the left"
     return ""
 
 def _index(path: str) -> _Index | VideoInfo:
@@ -320,8 +335,9 @@ def _index(path: str) -> _Index | VideoInfo:
         starts = _starts(timed, unit, rate)
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
-        doubt = _doubt(box.format.name, first.format.name, packets, matrix)
-        return _Index(info, starts, float(starts[-1] + tail), matrix, _stamped(timed), doubt)
+        leans = _leans(first)
+        doubt = _doubt(box.format.name, first.format.name, packets, matrix, leans)
+        return _Index(info, starts, float(starts[-1] + tail), matrix, leans, _stamped(timed), doubt)
 
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
@@ -417,11 +433,15 @@ def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, obj
     yield from zip(sorted(times), frames)
 
 # %% ../nbs/00_video.ipynb #431667fc
-def _pixels(frame, matrix: tuple, height: int, width: int) -> np.ndarray:
+_BILINEAR = 2               # FFmpeg's numbers for ways of scaling
+_EXACT = 0x40000 | 0x2000   # accurate rounding, colour for every pixel: keeps it from a short cut that takes all colour for the middle one
+
+def _pixels(frame, index: _Index, height: int, width: int) -> np.ndarray:
     "A decoded frame as uint8 (height, width, 3), scaled as decord scales, then turned the way it is shown."
-    a, b, c, d = matrix
+    a, b, c, d = index.matrix
     if a == 0: height, width = width, height
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    flags = _BILINEAR | _EXACT if index.leans and (frame.width, frame.height) == (width, height) else _BILINEAR
+    small = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags).to_ndarray()
     if a == 0: small = small.swapaxes(0, 1)
     return small[::-1 if (d or b) < 0 else 1, ::-1 if (a or c) < 0 else 1]
 
@@ -430,7 +450,7 @@ def _pick(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple
     frames, times, held, done = [], [], None, 0
     def keep():
         times.append(held[0])
-        frames.append(_pixels(held[1], index.matrix, height, width))
+        frames.append(_pixels(held[1], index, height, width))
     for start, frame in _decoded(index):
         passed = int(np.searchsorted(instants + _SLACK, start, side="left"))
         if passed > done and held: keep()
