@@ -158,8 +158,10 @@ class _Index:
     starts: np.ndarray      # float64 (N,), seconds: when each shown frame appears; starts[0] == 0
     end: float              # seconds: when the last frame goes
     matrix: tuple           # (a, b, c, d): a stored point (x, y) is shown towards (ax + cy, bx + dy)
+    unit: float             # seconds in a tick of the file's clock
     leans: bool             # whether colour lies to the left; see `_leans`
     stamped: bool           # whether every frame has a presentation time of its own
+    pieces: tuple | None    # int64 and bool (N,), in order of storing: presentation times, keyframe or not; None where nothing can be skipped
     doubt: str              # why decord is not to be trusted with this file, or ""
 
 # %% ../nbs/00_video.ipynb #037fe021
@@ -304,7 +306,7 @@ def _leans(frame) -> bool:
 # %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
 
-def _doubt(container: str, pixels: str, packets: list, matrix: tuple, leans: bool) -> str:
+def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     "Why decord's frames of such a file may be wrong; empty if nothing speaks against it."
     a, b, c, d = matrix
     if container in _UNSAFE: return f"{_UNSAFE[container]} file"
@@ -313,8 +315,14 @@ def _doubt(container: str, pixels: str, packets: list, matrix: tuple, leans: boo
     if any(cut for _, _, cut, _ in packets): return "parts are cut away by an edit list"
     if not _stamped(packets): return "frame times are missing or repeated"
     if a*d - b*c < 0: return "mirrored"
-    if leans: return "its colour leans to the left"
     return ""
+
+def _pieces(packets: list, reorders: bool) -> tuple | None:
+    "Times and keyframe marks of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
+    times, keys = [pts for pts, *_ in packets], np.array([key for *_, key in packets])
+    if not _stamped(packets) or not keys[0] or any(cut for _, _, cut, _ in packets): return None
+    if reorders and times == sorted(times): return None # numbered in the order of storing: who belongs to whom is known in sequence only
+    return np.array(times), keys
 
 def _index(path: str) -> _Index | VideoInfo:
     "Walk through the packets of a file: its `_Index`, or the `VideoInfo` alone where there are no pictures."
@@ -335,9 +343,10 @@ def _index(path: str) -> _Index | VideoInfo:
         starts = _starts(timed, unit, rate)
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
-        leans = _leans(first)
-        doubt = _doubt(box.format.name, first.format.name, packets, matrix, leans)
-        return _Index(info, starts, float(starts[-1] + tail), matrix, leans, _stamped(timed), doubt)
+        leans, stamped = _leans(first), _stamped(timed)
+        pieces = _pieces(timed, stream.codec_context.has_b_frames) if timed == packets and box.format.name not in _UNSAFE else None
+        doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
+        return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
 
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
@@ -385,7 +394,7 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
 
 # %% ../nbs/00_video.ipynb #9aef8d61
-def _timed(index: _Index, step: float) -> Iterator[tuple[float, object]]:
+def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tuple[float, object]]:
     "(seconds on the file's clock, frame) for each frame that decodes, in order of showing; the times may go back a little."
     shift, last, back = 0.0, None, max(1.0, _AHEAD*step)
     with _open(index.info.path) as box:
@@ -393,7 +402,7 @@ def _timed(index: _Index, step: float) -> Iterator[tuple[float, object]]:
         # Theora's decoder gives other pixels now and then when several threads share its frames
         stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
         unit = float(stream.time_base or 0)
-        for number, (frame, sound) in enumerate(_all_frames(box, stream)):
+        for number, (frame, sound) in enumerate(_all_frames(box, stream, needed)):
             ticks = frame.dts if frame.pts is None else frame.pts
             time = last + step if ticks is None and last is not None else (ticks or 0)*unit + shift
             if not index.stamped and sound and number < len(index.starts): time, shift = index.starts[number], shift + index.starts[number] - time
@@ -401,10 +410,17 @@ def _timed(index: _Index, step: float) -> Iterator[tuple[float, object]]:
             last = time if last is None else max(time, last)
             yield time, frame
 
-def _all_frames(box, stream) -> Iterator[tuple[object, bool]]:
-    "Every frame that can be decoded whole, the ones the decoder holds back to the end included; and whether all before it could."
+def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object, bool]]:
+    "Every frame of the needed packets (bool; None: all) that can be decoded whole, those held back too; and whether all before it could."
     def decoded():
-        for packet in _packets(box, stream): yield from _frames_of(packet)
+        jumped = False
+        for number, packet in enumerate(_packets(box, stream)):
+            skip = needed is not None and number < len(needed) and not needed[number]
+            if skip and not jumped: # what is left in the decoder, then a clean start at the next keyframe
+                yield from _flushed(stream)
+                stream.codec_context.flush_buffers()
+            elif not skip: yield from _frames_of(packet)
+            jumped = skip
         yield from _flushed(stream)
     whole = sound = True
     for frame in decoded():
@@ -415,10 +431,11 @@ def _all_frames(box, stream) -> Iterator[tuple[object, bool]]:
 # %% ../nbs/00_video.ipynb #2809c888
 _AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
 
-def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
-    "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
-    step, zero, now = index.end/len(index.starts), None, -math.inf
-    for stamp, frame in _in_turn(_timed(index, step)):
+def _decoded(index: _Index, needed: np.ndarray | None = None) -> Iterator[tuple[float, object]]:
+    "(seconds since the first decodable frame, frame) for each frame that decodes of the needed packets (None: all), times strictly increasing."
+    step, now = index.end/len(index.starts), -math.inf
+    zero = None if needed is None else index.pieces[0].min()*index.unit
+    for stamp, frame in _in_turn(_timed(index, step, needed)):
         if zero is None: zero = stamp
         now = stamp - zero if stamp - zero > now else now + step/2
         yield now, frame
@@ -445,13 +462,13 @@ def _pixels(frame, index: _Index, height: int, width: int) -> np.ndarray:
     if a == 0: small = small.swapaxes(0, 1)
     return small[::-1 if (d or b) < 0 else 1, ::-1 if (a or c) < 0 else 1]
 
-def _pick(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[list, list, float | None]:
+def _pick(index: _Index, instants: np.ndarray, height: int, width: int, needed: np.ndarray | None = None) -> tuple[list, list, float | None]:
     "Frames on screen at the instants, their times, and the last frame's time if the file had to be read to its end."
     frames, times, held, done = [], [], None, 0
     def keep():
         times.append(held[0])
         frames.append(_pixels(held[1], index, height, width))
-    for start, frame in _decoded(index):
+    for start, frame in _decoded(index, needed):
         passed = int(np.searchsorted(instants + _SLACK, start, side="left"))
         if passed > done and held: keep()
         if passed == len(instants): return frames, times, None
@@ -459,8 +476,29 @@ def _pick(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple
     if held: keep()
     return frames, times, held[0] if held else 0.0
 
+# %% ../nbs/00_video.ipynb #41f82131
+def _needed(index: _Index, chosen: np.ndarray) -> np.ndarray:
+    "Which packets, bool (N,) in order of storing, the chosen frames (numbers in order of showing) need."
+    times, keys = index.pieces
+    section, places = np.cumsum(keys) - 1, np.argsort(times)[chosen]
+    wanted, last = section[places], np.full(section[-1] + 1, -1) # of each section, the packets up to the last chosen one
+    np.maximum.at(last, wanted, places)
+    ahead = wanted[times[places] < times[keys][wanted]] # shown ahead of their section's keyframe: they build on the section before it too
+    last[(ahead - 1).clip(0)] = len(times)
+    return np.arange(len(times)) <= last[section]
+
+def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones."
+    chosen = _on_screen(index.starts, instants)
+    frames, times, _ = _pick(index, instants, height, width, _needed(index, chosen))
+    if len(times) != len(chosen) or np.abs(np.array(times) - index.starts[chosen]).max() > _SLACK/10: return None
+    return np.stack(frames), np.array(times)
+
 def _with_pyav(index: _Index, plan: Callable[[float], np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     "Frames (T, H, W, 3) and times (T,) by PyAV, from the file's beginning to the last instant; `plan` maps the video's end to the instants."
+    if index.pieces:
+        found = _jumping(index, plan(index.end), height, width)
+        if found: return found
     tail, end = index.end - index.starts[-1], index.end
     for attempt in range(2):
         instants = plan(end)
