@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import videossr.video as video
+from videossr.demo import write_mp4
 from videossr.video import Clip, VideoError, VideoInfo, fit_size, probe, read_clip
 
 WIDTH, HEIGHT, BITS = 160, 96, 7
@@ -43,7 +45,8 @@ def numbers(clip):
 def make(path, n=40, milliseconds=None, codec="libx264", size=(HEIGHT, WIDTH), pixels="yuv420p", gop=10, options=None, box_options=None, lost=0):
     """Write `n` numbered frames, ten a second unless `milliseconds` says when each appears; the first `lost` packets get lost."""
     with av.open(str(path), "w", options=box_options or {}) as box:
-        stream = box.add_stream(codec, rate=10, options=options or {})
+        middle = {"x264-params": "chromaloc=1"} if codec == "libx264" else {}  # where the colour is; decord knows no other place
+        stream = box.add_stream(codec, rate=10, options=middle | (options or {}))
         stream.height, stream.width, stream.pix_fmt, stream.gop_size = *size, pixels, gop
         stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(n):
@@ -164,6 +167,62 @@ def test_kinds_of_file(folder, name, backend):
     clip = read_clip(path, n_frames=20, trim=0.1, backend=backend)
     assert numbers(clip) == [int(4 + (k + 0.5) * 32 / 20) for k in range(20)]
     np.testing.assert_allclose(clip.times * 10, numbers(clip), atol=0.03)
+
+
+AHEAD = {"avi": {}, "asf": {}, "mpeg": {}, "vob": {}, "h264": {}, "mxf": {"rate": 25}, "mov": {}}
+
+
+def stored_ahead(path, form, rate=10, n=100, codec="libx264", options={"x264-params": "bframes=3:b-adapt=0:b-pyramid=normal"}):
+    """Numbered frames, most of them stored later than the ones shown after them."""
+    with av.open(str(path), "w", format=form) as box:
+        stream = box.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(n):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("backend", [None, "pyav"])
+@pytest.mark.parametrize("form", AHEAD)
+def test_frames_stored_ahead_of_their_turn(folder, form, backend):
+    """Formats without times of showing, and one with: the k-th frame comes back at the k-th time, whoever numbered the pieces."""
+    path, rate = stored_ahead(folder / f"ahead.{form}", form, **AHEAD[form]), AHEAD[form].get("rate", 10)
+    for n_frames in (200, 37):
+        clip = read_clip(path, n_frames=n_frames, trim=0.05, backend=backend)
+        assert len(clip) == min(90, n_frames)
+        np.testing.assert_allclose(clip.times * rate, numbers(clip), atol=0.02)
+
+
+def test_stored_ahead_with_pieces_missing(folder):
+    """Frames that are lost take their times with them; those around the gap may be a few off, all others are not."""
+    path = folder / "holed.avi"
+    with av.open(str(stored_ahead(folder / "whole.avi", "avi"))) as box, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(box.streams.video[0])
+        for number, packet in enumerate(box.demux(video=0)):
+            if packet.size and number not in (41, 42, 43):
+                packet.stream = stream
+                copy.mux(packet)
+    clip = read_clip(path, n_frames=200, trim=0)
+    away = np.abs(clip.times * 10 - numbers(clip)).round(6)
+    assert 80 < len(clip) < 100 and (away > 0).sum() <= 4 and away.max() <= 3 and not away[-40:].any()
+
+
+def test_slow_clock_stored_ahead(folder):
+    """At a frame every two seconds, times that go back by four are no new recording."""
+    path = folder / "slow.avi"
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=Fraction(1, 2), options={"x264-params": "bframes=3:b-adapt=0"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), "rgb24")
+            frame.pts, frame.time_base = number, Fraction(2, 1)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    clip = read_clip(path, n_frames=100, trim=0)
+    assert numbers(clip) == list(range(60)) and np.allclose(clip.times, 2 * np.arange(60))
 
 
 def test_transport_stream_under_a_false_name(folder):
@@ -308,6 +367,108 @@ def test_without_decord(plain, monkeypatch):
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install decord"):
         read_clip(plain, backend="decord")
+
+
+# ---------------------------------------------------------------- colour
+
+
+def symmetric_planes(height, width, first, rng):
+    """Brightness and two colours of a picture that is its own mirror image; of colour, every second pixel from `first` on, in pixels."""
+    planes = []
+    for every, begin in ((1, 0.5), (2, first), (2, first)):
+        across, down = (begin + every * np.arange(width // every)) / width - 0.5, np.arange(height // every) / height * every
+        waves = [np.outer(np.cos(6.28 * rng.integers(1, 4) * down + rng.uniform(0, 6.28)), np.cos(6.28 * rng.integers(1, 5) * across)) for _ in range(3)]
+        planes.append((128 + 25 * sum(waves)).clip(17, 235).round().astype(np.uint8).reshape(-1, width))
+    return np.concatenate(planes)
+
+
+def symmetric_video(path, size, first, codec="libx264", options=None, n=8):
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *size, "yuv420p", 8_000_000
+        rng = np.random.default_rng(size[1])
+        for _ in range(n):
+            box.mux(stream.encode(av.VideoFrame.from_ndarray(symmetric_planes(*size, first, rng), "yuv420p")))
+        box.mux(stream.encode())
+    return path
+
+
+def moved(frames):
+    """By how many pixels colour lies to the right of its place: (T,)."""
+    colour = frames[..., 0].astype(float) - frames[..., 2]
+    odd, even = (colour - colour[:, :, ::-1]) / 2, (colour + colour[:, :, ::-1]) / 2
+    slope = np.gradient(even, axis=2)
+    return -(odd * slope).sum((1, 2)) / (slope**2).sum((1, 2))
+
+
+LEFT, FINE = {"crf": "4", "x264-params": "chromaloc=0"}, {"qmin": "1", "qmax": "1"}
+PLACES = {  # where a file's colour is, the first sample in pixels, and how it says so
+    "h264 says nothing": ("a.mp4", 0.5, {"options": {"crf": "4"}}), "h264 left": ("b.mkv", 0.5, {"options": LEFT}),
+    "h264 middle": ("c.mp4", 1.0, {"options": {"crf": "4", "x264-params": "chromaloc=1"}}),
+    "mpeg4": ("d.avi", 0.5, {"codec": "mpeg4", "options": FINE}), "mpeg2": ("e.mkv", 0.5, {"codec": "mpeg2video", "options": FINE}),
+    "mpeg1": ("f.mkv", 1.0, {"codec": "mpeg1video", "options": FINE}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(352, 500), (96, 128), (64, 96)])  # smaller by 1.7, the same, enlarged
+@pytest.mark.parametrize("place", PLACES)
+def test_a_symmetric_picture_comes_back_symmetric(folder, place, size):
+    """Or mirrored frames could be told by colour beside its place. The wrong place is 0.2 pixels away, 1 in the enlarged one."""
+    name, first, how = PLACES[place]
+    try:
+        path = symmetric_video(folder / f"{size[1]}{name}", size, first, **how)
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this FFmpeg cannot write it: {error}")
+    for backend in (None, "pyav"):
+        clip = read_clip(path, trim=0, backend=backend, min_pixels=192 * 288 if size[0] == 64 else None)
+        assert abs(np.median(moved(clip.frames))) < 0.06, (backend, moved(clip.frames))
+
+
+def test_written_pictures_come_back_symmetric(folder):
+    rng = np.random.default_rng(0)
+    half = np.kron(rng.integers(40, 216, (6, 12, 5, 3)), np.ones((1, 20, 20, 1))).astype(np.uint8)
+    path = write_mp4(folder / "written.mp4", np.concatenate([half, half[:, :, ::-1]], 2), 10, crf=4)
+    for backend in (None, "pyav"):
+        for most in (256 * 256, 96 * 96):
+            assert np.abs(moved(read_clip(path, trim=0, backend=backend, max_pixels=most).frames)).max() < 0.05
+
+
+def test_decord_refuses_colour_that_leans(folder):
+    pytest.importorskip("decord")
+    path = symmetric_video(folder / "leans.mp4", (96, 128), 0.5, options={"crf": "4"})
+    with pytest.raises(VideoError, match="leans to the left"):
+        read_clip(path, backend="decord")
+
+
+# ---------------------------------------------------------------- jumps
+
+
+@pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}, {"bf": "0"}])
+def test_jumps_give_what_a_reading_in_sequence_gives(folder, options):
+    """Packets from one keyframe to the next that no wanted frame needs are not decoded."""
+    index = video._index(str(make(folder / "jumps.mp4", n=100, gop=12, options=options)))
+    for n_frames in (1, 2, 5, 11, 90):
+        instants = video._instants(index.end, n_frames, 0.05)
+        frames, times = video._jumping(index, instants, 96, 160)
+        chosen = video._on_screen(index.starts, instants)
+        sequence, at = video._with_pyav(replace(index, pieces=None), lambda end: instants, 96, 160)
+        assert [read_number(frame) for frame in frames] == chosen.tolist() and np.array_equal(frames, sequence) and np.array_equal(times, at)
+    needed = video._needed(index, np.array([50]))
+    assert needed.sum() < 30
+
+
+def test_damage_stops_the_jumps(folder):
+    path = make(folder / "jumpy.mp4", n=100, gop=12, options={"bf": "0"})
+    with av.open(str(path)) as box:
+        spans = [(packet.pos, packet.size) for packet in box.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for begin, size in spans[45:48]:
+        data[begin + 8 : begin + size] = bytes(size - 8)
+    path.write_bytes(data)
+    index = video._index(str(path))
+    assert video._jumping(index, np.array([1.0, 4.75]), 96, 160) is None
+    clip = read_clip(path, times=[1.0, 4.75], backend="pyav")
+    assert numbers(clip) == (clip.times * 10).round().astype(int).tolist() and clip.times[0] == 1.0
 
 
 # ---------------------------------------------------------------- broken files

@@ -271,7 +271,8 @@ def encode_video(
 
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as box:
-        track = box.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1000), options={"crf": str(crf), "preset": "veryfast"})
+        options = {"crf": str(crf), "preset": "veryfast", "x264-params": "chromaloc=1"}  # see `write_mp4`
+        track = box.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1000), options=options)
         track.width, track.height, track.pix_fmt = clip.width, clip.height, "yuv420p"
         track.codec_context.time_base = Fraction(1, 1000)
         for pixels, seconds in zip(clip.frames, clip.times - clip.times[0], strict=True):

@@ -4,7 +4,8 @@
 
 # %% ../nbs/00_video.ipynb #135dd195
 from __future__ import annotations
-import atexit, base64, contextlib, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+import atexit, base64, contextlib, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 import numpy as np
@@ -157,6 +158,10 @@ class _Index:
     starts: np.ndarray      # float64 (N,), seconds: when each shown frame appears; starts[0] == 0
     end: float              # seconds: when the last frame goes
     matrix: tuple           # (a, b, c, d): a stored point (x, y) is shown towards (ax + cy, bx + dy)
+    unit: float             # seconds in a tick of the file's clock
+    leans: bool             # whether colour lies to the left; see `_leans`
+    stamped: bool           # whether every frame has a presentation time of its own
+    pieces: tuple | None    # int64 and bool (N,), in order of storing: presentation times, keyframe or not; None where nothing can be skipped
     doubt: str              # why decord is not to be trusted with this file, or ""
 
 # %% ../nbs/00_video.ipynb #037fe021
@@ -240,14 +245,28 @@ def _continued(packets: list, unit: float) -> list:
         result.append((None if pts is None else pts + shift, None if dts is None else dts + shift, *rest))
     return result
 
+def _stamped(packets: list) -> bool:
+    "Whether every packet has a presentation time that no other has."
+    times = [pts for pts, *_ in packets]
+    return None not in times and len(set(times)) == len(times)
+
 def _starts(packets: list, unit: float, rate: float) -> np.ndarray:
     "Seconds at which the frames appear, the first at 0; in order of showing, which is not that of storing."
     shown = [(pts, dts) for pts, dts, cut, _ in packets if not cut] or [packets[0][:2]]
     columns = [column for column in zip(*shown) if None not in column]
     # presentation times; where they repeat (AVI), decoding times run at the same rate; where both are missing, an even rate is a guess
     whole = next((column for column in columns if len(set(column)) == len(column)), next(iter(columns), None))
-    starts = np.arange(len(shown))/(rate or 25) if whole is None else np.unique(whole)*unit
+    starts = np.arange(len(shown))/(rate or 25) if whole is None else _apart(np.sort(whole)*unit, rate)
     return starts - starts[0]
+
+def _apart(times: np.ndarray, rate: float) -> np.ndarray:
+    "Times in order, those that repeat moved apart; evenly if the frames, at the file's rate, just fill the time from first to last."
+    known, ranks = np.unique(times, return_index=True)
+    if len(known) == len(times): return times
+    even = np.arange(len(times))/(rate or 25)
+    if abs(times[-1] - times[0] - even[-1]) < even[1]: return times[0] + even
+    step = (known[-1] - known[0])/max(1, ranks[-1]) or even[1] # for what follows the last time that is known
+    return np.append(np.interp(np.arange(ranks[-1]), ranks, known), known[-1] + step*np.arange(len(times) - ranks[-1]))
 
 # %% ../nbs/00_video.ipynb #a825650f
 def _matrix(frame) -> tuple:
@@ -271,20 +290,39 @@ def _info(path, box, stream, frame, matrix, starts, tail) -> VideoInfo:
     return VideoInfo(path, True, width, height, aspect, len(starts)/duration, len(starts), duration, stream.codec_context.name,
                      round(math.degrees(math.atan2(b, a))) % 360, box.format.name)
 
+# %% ../nbs/00_video.ipynb #6e2eb4bb
+def _leans(frame) -> bool:
+    "Whether a frame's colour belongs half a stored pixel to the left of the middle between two. The frame is spoilt by asking."
+    if frame.format.name not in ("yuv420p", "yuvj420p") or frame.width < 32: return False
+    places = np.arange(frame.planes[1].width) - frame.width//4
+    for plane, row in zip(frame.planes, (128, 128, 128 + (24*places).clip(-96, 96))):
+        pixels = np.zeros((plane.height, plane.line_size), np.uint8)
+        pixels[:, :plane.width] = row
+        plane.update(pixels.tobytes()[:plane.buffer_size].ljust(plane.buffer_size, b"\0"))
+    row = frame.reformat(width=frame.width//2, height=frame.height, format="rgb24", interpolation="BILINEAR").to_ndarray()[0].astype(int)
+    rises = (row[:, 0] - row[:, 2])[frame.width//4 - 2:frame.width//4 + 3] # red less blue: 0 where colour is
+    return bool(rises.mean() > (rises[-1] - rises[0])/32) # a quarter of a pixel: twice that, or nothing
+
 # %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
 
 def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     "Why decord's frames of such a file may be wrong; empty if nothing speaks against it."
     a, b, c, d = matrix
-    times = [pts for pts, _, cut, _ in packets]
     if container in _UNSAFE: return f"{_UNSAFE[container]} file"
     if pixels not in ("yuv420p", "yuvj420p"): return f"pixel format {pixels}"
     if not packets[0][3]: return "does not begin with a keyframe"
     if any(cut for _, _, cut, _ in packets): return "parts are cut away by an edit list"
-    if None in times or len(set(times)) < len(times): return "frame times are missing or repeated"
+    if not _stamped(packets): return "frame times are missing or repeated"
     if a*d - b*c < 0: return "mirrored"
     return ""
+
+def _pieces(packets: list, reorders: bool) -> tuple | None:
+    "Times and keyframe marks of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
+    times, keys = [pts for pts, *_ in packets], np.array([key for *_, key in packets])
+    if not _stamped(packets) or not keys[0] or any(cut for _, _, cut, _ in packets): return None
+    if reorders and times == sorted(times): return None # numbered in the order of storing: who belongs to whom is known in sequence only
+    return np.array(times), keys
 
 def _index(path: str) -> _Index | VideoInfo:
     "Walk through the packets of a file: its `_Index`, or the `VideoInfo` alone where there are no pictures."
@@ -300,10 +338,15 @@ def _index(path: str) -> _Index | VideoInfo:
         if first is None: raise VideoError(path, _undecodable(len(packets), stream.codec_context.name))
         unit, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
         matrix = _matrix(first)
-        starts = _starts(_continued(packets, unit), unit, rate)
+        if duration and not any(pts or dts for pts, dts, *_ in packets): rate = 1/(duration*unit) # a bare stream: its header says 25, come what may
+        timed = _continued(packets, unit)
+        starts = _starts(timed, unit, rate)
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
-        return _Index(info, starts, float(starts[-1] + tail), matrix, _doubt(box.format.name, first.format.name, packets, matrix))
+        leans, stamped = _leans(first), _stamped(timed)
+        pieces = _pieces(timed, stream.codec_context.has_b_frames) if timed == packets and box.format.name not in _UNSAFE else None
+        doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
+        return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
 
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
@@ -350,50 +393,82 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
     except Exception as error: # decord raises whatever its C++ threw; PyAV gets its turn
         raise _Distrust(re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", str(error)).strip() or type(error).__name__) from error
 
-# %% ../nbs/00_video.ipynb #2809c888
-def _decoded(index: _Index) -> Iterator[tuple[float, object]]:
-    "(seconds since the first decodable frame, frame) for each frame that decodes, times strictly increasing."
-    step, zero, now = index.end/len(index.starts), 0.0, None
+# %% ../nbs/00_video.ipynb #9aef8d61
+def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tuple[float, object]]:
+    "(seconds on the file's clock, frame) for each frame that decodes, in order of showing; the times may go back a little."
+    shift, last, back = 0.0, None, max(1.0, _AHEAD*step)
     with _open(index.info.path) as box:
         stream = _stream(box, index.info.path)
         # Theora's decoder gives other pixels now and then when several threads share its frames
         stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
         unit = float(stream.time_base or 0)
-        for frame in _all_frames(box, stream):
+        for number, (frame, sound) in enumerate(_all_frames(box, stream, needed)):
             ticks = frame.dts if frame.pts is None else frame.pts
-            if now is None: now, zero = 0.0, (ticks or 0)*unit
-            else:
-                stamp = now + step if ticks is None else ticks*unit - zero
-                if stamp < now - 1: zero, stamp = zero + stamp - now - step, now + step # the clock began again
-                now = stamp if stamp > now else now + step/2
-            yield now, frame
+            time = last + step if ticks is None and last is not None else (ticks or 0)*unit + shift
+            if not index.stamped and sound and number < len(index.starts): time, shift = index.starts[number], shift + index.starts[number] - time
+            elif last is not None and time < last - back: time, shift = last + step, shift + last + step - time # the clock began again
+            last = time if last is None else max(time, last)
+            yield time, frame
 
-def _all_frames(box, stream) -> Iterator:
-    "Every frame that can be decoded whole, the ones the decoder holds back to the end included."
+def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object, bool]]:
+    "Every frame of the needed packets (bool; None: all) that can be decoded whole, those held back too; and whether all before it could."
     def decoded():
-        for packet in _packets(box, stream): yield from _frames_of(packet)
+        jumped = False
+        for number, packet in enumerate(_packets(box, stream)):
+            skip = needed is not None and number < len(needed) and not needed[number]
+            if skip and not jumped: # what is left in the decoder, then a clean start at the next keyframe
+                yield from _flushed(stream)
+                stream.codec_context.flush_buffers()
+            elif not skip: yield from _frames_of(packet)
+            jumped = skip
         yield from _flushed(stream)
-    whole = True
+    whole = sound = True
     for frame in decoded():
         whole = frame is not None and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
-        if whole: yield frame
+        sound = sound and whole
+        if whole: yield frame, sound
+
+# %% ../nbs/00_video.ipynb #2809c888
+_AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
+
+def _decoded(index: _Index, needed: np.ndarray | None = None) -> Iterator[tuple[float, object]]:
+    "(seconds since the first decodable frame, frame) for each frame that decodes of the needed packets (None: all), times strictly increasing."
+    step, now = index.end/len(index.starts), -math.inf
+    zero = None if needed is None else index.pieces[0].min()*index.unit
+    for stamp, frame in _in_turn(_timed(index, step, needed)):
+        if zero is None: zero = stamp
+        now = stamp - zero if stamp - zero > now else now + step/2
+        yield now, frame
+
+def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, object]]:
+    "The same times and the same frames, each in order: the k-th frame shown appears at the k-th time."
+    times, frames = [], deque()
+    for time, frame in timed:
+        heapq.heappush(times, time)
+        frames.append(frame)
+        if len(frames) > min(_AHEAD, max(1, _AHEAD_PIXELS//(frame.width*frame.height))): yield heapq.heappop(times), frames.popleft()
+    yield from zip(sorted(times), frames)
 
 # %% ../nbs/00_video.ipynb #431667fc
-def _pixels(frame, matrix: tuple, height: int, width: int) -> np.ndarray:
+_BILINEAR = 2               # FFmpeg's numbers for ways of scaling
+_EXACT = 0x40000 | 0x2000   # accurate rounding, colour for every pixel: keeps it from a short cut that takes all colour for the middle one
+
+def _pixels(frame, index: _Index, height: int, width: int) -> np.ndarray:
     "A decoded frame as uint8 (height, width, 3), scaled as decord scales, then turned the way it is shown."
-    a, b, c, d = matrix
+    a, b, c, d = index.matrix
     if a == 0: height, width = width, height
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()
+    flags = _BILINEAR | _EXACT if index.leans and (frame.width, frame.height) == (width, height) else _BILINEAR
+    small = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags).to_ndarray()
     if a == 0: small = small.swapaxes(0, 1)
     return small[::-1 if (d or b) < 0 else 1, ::-1 if (a or c) < 0 else 1]
 
-def _pick(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[list, list, float | None]:
+def _pick(index: _Index, instants: np.ndarray, height: int, width: int, needed: np.ndarray | None = None) -> tuple[list, list, float | None]:
     "Frames on screen at the instants, their times, and the last frame's time if the file had to be read to its end."
     frames, times, held, done = [], [], None, 0
     def keep():
         times.append(held[0])
-        frames.append(_pixels(held[1], index.matrix, height, width))
-    for start, frame in _decoded(index):
+        frames.append(_pixels(held[1], index, height, width))
+    for start, frame in _decoded(index, needed):
         passed = int(np.searchsorted(instants + _SLACK, start, side="left"))
         if passed > done and held: keep()
         if passed == len(instants): return frames, times, None
@@ -401,8 +476,29 @@ def _pick(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple
     if held: keep()
     return frames, times, held[0] if held else 0.0
 
+# %% ../nbs/00_video.ipynb #41f82131
+def _needed(index: _Index, chosen: np.ndarray) -> np.ndarray:
+    "Which packets, bool (N,) in order of storing, the chosen frames (numbers in order of showing) need."
+    times, keys = index.pieces
+    section, places = np.cumsum(keys) - 1, np.argsort(times)[chosen]
+    wanted, last = section[places], np.full(section[-1] + 1, -1) # of each section, the packets up to the last chosen one
+    np.maximum.at(last, wanted, places)
+    ahead = wanted[times[places] < times[keys][wanted]] # shown ahead of their section's keyframe: they build on the section before it too
+    last[(ahead - 1).clip(0)] = len(times)
+    return np.arange(len(times)) <= last[section]
+
+def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones."
+    chosen = _on_screen(index.starts, instants)
+    frames, times, _ = _pick(index, instants, height, width, _needed(index, chosen))
+    if len(times) != len(chosen) or np.abs(np.array(times) - index.starts[chosen]).max() > _SLACK/10: return None
+    return np.stack(frames), np.array(times)
+
 def _with_pyav(index: _Index, plan: Callable[[float], np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     "Frames (T, H, W, 3) and times (T,) by PyAV, from the file's beginning to the last instant; `plan` maps the video's end to the instants."
+    if index.pieces:
+        found = _jumping(index, plan(index.end), height, width)
+        if found: return found
     tail, end = index.end - index.starts[-1], index.end
     for attempt in range(2):
         instants = plan(end)

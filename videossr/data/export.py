@@ -166,7 +166,7 @@ class VideoFiles:
         with av.open(str(partial), "w") as box:
             stream = box.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(10_000))
             stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
-            stream.options = {"qp": str(self.quantiser), "g": "1", "preset": "veryfast", "threads": "1"}
+            stream.options = {"qp": str(self.quantiser), "g": "1", "preset": "veryfast", "threads": "1", "x264-params": "chromaloc=1"}  # see `write_mp4`
             for frame in clip.frames:
                 box.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             box.mux(stream.encode())
