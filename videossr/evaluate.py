@@ -11,10 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -26,8 +27,8 @@ from .tasks import Sample
 from .video import VideoError
 
 # %% auto #0
-__all__ = ['FunctionBackend', 'by_clip', 'evaluate', 'peak_rss_gb', 'results', 'write_results', 'read_results', 'results_table',
-           'read_runs']
+__all__ = ['FunctionBackend', 'by_clip', 'evaluate', 'beside_players', 'peak_rss_gb', 'results', 'write_results', 'read_results',
+           'results_table', 'read_runs']
 
 # %% ../nbs/52_evaluate.ipynb #dc64e136
 @dataclass
@@ -186,6 +187,36 @@ def evaluate(
         found = _joined(path, name, parse, world)
     return [found[sample_id(sample)] for sample in samples]
 
+# %% ../nbs/52_evaluate.ipynb #41270678
+def beside_players(
+    players: Sequence[Record],  # of any number of players, each under its name, on some or all of the samples
+    after: Sequence[Record],  # the policy's
+    by: Sequence[str] = ("task",),  # fields of `Record`; none for all together
+) -> dict[str, dict[str, Any]]:  # group -> low_level, player, above_low_level (an interval), and mixture where there is one
+    "How a policy stands beside players that understand nothing, group by group; all together, beside the best one at each task."
+    def lines(rows: Sequence[Record], by: Sequence[str]) -> dict[str, list[Record]]:
+        grouped: dict[str, list[Record]] = {}
+        for row in rows:
+            grouped.setdefault(" ".join(getattr(row, name) for name in by) or "overall", []).append(row)
+        return grouped
+
+    def best_of(rows: Sequence[Record]) -> list[Record]:
+        named = lines([row for row in rows if row.name != "mixture"], ("name",))
+        return max(named.values(), key=lambda mine: np.mean([row.smooth for row in mine]), default=[])
+
+    mine, found = {record.id: record for record in after}, {}
+    for group, rows in lines([row for row in players if row.id in mine], by).items():
+        best = [row for task in lines(rows, ("task",)).values() for row in best_of(task)]
+        if not best:
+            continue
+        names = dict.fromkeys(row.name for row in best)
+        renamed = [replace(row, name="low-level") for row in best]
+        above = compare(renamed, [mine[row.id] for row in best], by=())["overall"]
+        found[group] = {"low_level": float(np.mean([row.smooth for row in best])), "player": ", ".join(names), "above_low_level": above}
+        if trained := [row.smooth for row in rows if row.name == "mixture"]:
+            found[group]["mixture"] = float(np.mean(trained))
+    return found
+
 # %% ../nbs/52_evaluate.ipynb #90d5a315
 def peak_rss_gb() -> float:
     "The largest memory of this process so far, in units of 1e9 bytes."
@@ -210,9 +241,10 @@ def results(
     floors: Mapping[str, Any],  # task, or "task type" -> blind floor, as a number or from `blind_floor`
     *,
     seconds: float,  # the whole run took
+    players: Sequence[Record] = (),  # what players said that understand nothing, each under its name; "mixture" is the trained one
     **more: Any,  # further JSON values to keep
 ) -> dict[str, Any]:  # tasks, types, overall, seconds, peak_rss_gb
-    "Scores, gains and blind floors of a run by task, by type and overall, and the number of videos that each line stands on."
+    "Scores, gains and floors of a run by task, by type and overall, and the number of videos that each line stands on."
 
     def lines(by: Sequence[str]) -> dict[str, dict[str, Any]]:
         scores = [score(before, by=by), score(after, by=by), compare(before, after, by=by)]
@@ -220,8 +252,11 @@ def results(
         columns = {name: dict(zip(("before", "after", "gain"), (one[name] for one in scores), strict=True)) for name in scores[0]}
         return {name: {"blind": _floor(floors, name), **line, "videos": videos[name]} for name, line in columns.items()}
 
-    tasks, overall, types = lines(("task",)), lines(())["overall"], {}
-    for name, line in lines(("task", "type")).items():
+    def floored(found: dict[str, dict[str, Any]], by: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {name: {**line, **beside.get(name, {})} for beside in [beside_players(players, after, by)] for name, line in found.items()}
+
+    tasks, overall, types = floored(lines(("task",)), ("task",)), floored(lines(()), ())["overall"], {}
+    for name, line in floored(lines(("task", "type")), ("task", "type")).items():
         task, _, type = name.partition(" ")
         types.setdefault(task, {})[type] = line
     if all(line["blind"] is not None for line in tasks.values()):
@@ -265,14 +300,19 @@ def results_table(
 ) -> str:  # Markdown
     "The results as a Markdown table with 95 % intervals; those on few videos are marked, and a note says what that means."
     counts: list[int] = []
-    lines = ["| | n | blind floor | before | after | gain |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    known = [name for name in ("low_level", "mixture") if any(name in one for one in found["tasks"].values())]
+    heads = ["", "n", "blind floor", *({"low_level": "low-level floor", "mixture": "trained mixture"}[name] for name in known), "before", "after", "gain"]
+    heads += ["after above low-level"] if "low_level" in known else []
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
 
     def add(label: str, one: Mapping[str, Any]) -> None:
-        floor = "" if one.get("blind") is None else f"{one['blind']:.3f}"
+        floors = ["" if one.get(name) is None else f"{one[name]:.3f}" for name in ("blind", *known)]
         mark = few_mark(one.get("videos", FEW))  # earlier runs do not tell
         counts.append(one.get("videos", FEW))
-        cells = _cell(one["before"], mark), _cell(one["after"], mark), _cell(one["gain"], mark, "+")
-        lines.append(f"| {label} | {one['gain']['n']} | {floor} | {' | '.join(cells)} |")
+        cells = [*floors, _cell(one["before"], mark), _cell(one["after"], mark), _cell(one["gain"], mark, "+")]
+        if "low_level" in known:
+            cells.append(_cell(one["above_low_level"], mark, "+") if "above_low_level" in one else "")
+        lines.append(f"| {label} | {one['gain']['n']} | {' | '.join(cells)} |")
 
     for task, one in found["tasks"].items():
         add(f"**{task}**", one)

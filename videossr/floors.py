@@ -16,7 +16,7 @@ from .rewards import blind_floor, score_reply
 from .tasks.core import Sample, find_task, preferred, render
 
 # %% auto #0
-__all__ = ['low_level_replies', 'evenly', 'low_level_floor', 'Options', 'options_of', 'train_mixture', 'mixture_scores',
+__all__ = ['low_level_replies', 'evenly', 'low_level_floor', 'Options', 'options_of', 'train_mixture', 'mixture_replies',
            'floor_rows', 'floor_table']
 
 # %% ../nbs/27_floors.ipynb #a55e55bd
@@ -88,6 +88,7 @@ class Options:
     likings: np.ndarray  # float32 (replies, players), each player's mean 0 and spread 1
     rewards: np.ndarray  # float32 (replies,), what each would earn
     players: tuple[str, ...]  # names of the columns
+    replies: tuple[str, ...]  # what could be said
 
 
 def options_of(
@@ -110,7 +111,7 @@ def options_of(
     table = table[kept]
     table = (table - table.mean(0)) / (table.std(0) + 1e-9)
     rewards = [score_reply(sample.task, replies[row], sample.answer, strict=strict) for row in kept]
-    return Options(table.astype(np.float32), np.array(rewards, np.float32), tuple(likings))
+    return Options(table.astype(np.float32), np.array(rewards, np.float32), tuple(likings), tuple(replies[row] for row in kept))
 
 # %% ../nbs/27_floors.ipynb #a20428cd
 def train_mixture(
@@ -137,60 +138,52 @@ def train_mixture(
         optimizer.step()
     return weights.detach().numpy()
 
+# %% ../nbs/27_floors.ipynb #0ebc540d
+def _folds(samples: Sequence[Sample], mine: Sequence[int], made: Sequence[Options], folds: int) -> list[tuple[list[int], list[Options]]]:
+    "Which samples to answer, and what to learn from, part by part; a video, or a group of videos, is never on both sides."
+    source = {k: samples[k].group or samples[k].video for k in mine}
+    order = np.random.default_rng(0).permutation(sorted(set(source.values()))).tolist()
+    parts = [{name for place, name in enumerate(order) if place % folds == fold} for fold in range(folds)]
+    return [([k for k in mine if source[k] in held], [made[k] for k in mine if source[k] not in held]) for held in parts]
+
 # %% ../nbs/27_floors.ipynb #0423a437
-def mixture_scores(
+def mixture_replies(
     samples: Sequence[Sample],  # of tasks that name low-level players
     *,
-    groups: Sequence[str] | None = None,  # a name for each sample: those of one group are never on both sides; None: the video's path
-    folds: int = 4,  # parts; each is scored by weights learned on the others
-    learn: Sequence[Sample] | None = None,  # samples of other videos to learn from, in place of the folds
-    strict: bool = False,  # the strict reward
+    learn: Sequence[Sample] | None = None,  # samples of other videos to learn from; None: learn on some of `samples`, reply to the others
+    folds: int = 4,  # parts, if there is nothing else to learn from: each is answered by weights learned on the others
+    strict: bool = False,  # learn for the strict reward
     progress: bool = False,  # a progress bar
-) -> np.ndarray:  # float64 (samples,), NaN where a type has too few groups
-    "The reward of the trained mixture at each sample, learned on samples of the same task and type of other videos."
-    if learn is not None:
-        return _scores_after(samples, learn, strict, progress)
-    names = [sample.video for sample in samples] if groups is None else list(groups)
-    options = [options_of(sample, strict=strict, seed=number) for number, sample in enumerate(tqdm(samples, "mixture", disable=not progress))]
-    scores = np.full(len(samples), np.nan)
+) -> list[str | None]:  # in the order of the samples; None where there was nothing to learn from
+    "The replies of trained mixtures, one a task and type, learned on other videos (of other groups, where samples have one)."
+    made = [options_of(one, strict=strict, seed=k) for k, one in enumerate(tqdm([*samples, *(learn or ())], "mixture", disable=not progress))]
+    said: list[str | None] = [None] * len(samples)
     for kind in sorted({(sample.task, sample.type) for sample in samples}):
         mine = [k for k, sample in enumerate(samples) if (sample.task, sample.type) == kind]
-        order = np.random.default_rng(0).permutation(sorted({names[k] for k in mine})).tolist()
-        for fold in range(folds):
-            held = {name for place, name in enumerate(order) if place % folds == fold}
-            learned, scored = [k for k in mine if names[k] not in held], [k for k in mine if names[k] in held]
-            if learned and scored:
-                weights = train_mixture([options[k] for k in learned])
-                for k in scored:
-                    scores[k] = options[k].rewards[int(np.argmax(options[k].likings @ weights))]
-    return scores
-
-
-def _scores_after(samples: Sequence[Sample], learn: Sequence[Sample], strict: bool, progress: bool) -> np.ndarray:
-    "The rewards of a mixture that learned on other samples."
-    scores = np.full(len(samples), np.nan)
-    for task, type in tqdm(sorted({(sample.task, sample.type) for sample in samples}), "mixture", disable=not progress):
-        learned = [options_of(sample, strict=strict, seed=k) for k, sample in enumerate(learn) if (sample.task, sample.type) == (task, type)]
-        weights = train_mixture(learned) if learned else None
-        for k, sample in enumerate(samples):
-            if weights is not None and (sample.task, sample.type) == (task, type):
-                one = options_of(sample, strict=strict, seed=k)
-                scores[k] = one.rewards[int(np.argmax(one.likings @ weights))]
-    return scores
+        if learn is not None:
+            splits = [(mine, [made[len(samples) + k] for k, sample in enumerate(learn) if (sample.task, sample.type) == kind])]
+        else:
+            splits = _folds(samples, mine, made, folds)
+        for asked, learned in splits:
+            if learned and asked:
+                weights = train_mixture(learned)
+                for k in asked:
+                    said[k] = made[k].replies[int(np.argmax(made[k].likings @ weights))]
+    return said
 
 # %% ../nbs/27_floors.ipynb #9c99e8e4
 def floor_rows(
     samples: Sequence[Sample],
     *,
     strict: bool = False,  # the strict rewards
-    groups: Sequence[str] | None = None,  # for the mixture, as in `mixture_scores`
     progress: bool = False,  # a progress bar
 ) -> list[dict[str, Any]]:  # task, type ("" for all), n, blind, low_level, player, mixture
     "The three floors by task and by type; the low-level player of a type is the best at that type."
     replies = low_level_replies(samples, progress)
     known = [number for number, said in enumerate(replies) if said]
     trained = np.full(len(samples), np.nan)
-    trained[known] = mixture_scores([samples[k] for k in known], groups=groups and [groups[k] for k in known], strict=strict, progress=progress)
+    for k, reply in zip(known, mixture_replies([samples[k] for k in known], strict=strict, progress=progress)):
+        trained[k] = np.nan if reply is None else score_reply(samples[k].task, reply, samples[k].answer, strict=strict)
     rows = []
     for task in dict.fromkeys(sample.task for sample in samples):
         types = list(dict.fromkeys(sample.type for sample in samples if sample.task == task))
@@ -204,7 +197,7 @@ def floor_rows(
             })  # fmt: skip
     return rows
 
-
+# %% ../nbs/27_floors.ipynb #1e209fbf
 def floor_table(
     rows: Sequence[Mapping[str, Any]],  # from `floor_rows`
 ) -> str:  # Markdown

@@ -157,6 +157,8 @@ def train_run(
     if rank == 0:
         print(runs.policy_line(runs.about_policy(policy, settings)), flush=True)
     before = ask_together(policy, held_out, run, "before", settings, progress)
+    if rank == 0:
+        runs.play_floors(run, train, held_out, progress=progress)
     policy = runs.train_policy(run, policy, train, settings, seed, progress)
     after = ask_together(policy, held_out, run, "after", settings, progress)
     if rank:

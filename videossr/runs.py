@@ -29,10 +29,11 @@ from .adaptive import KINDS, curriculum_of, mix_ladder
 from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_videos, get_mix, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
-from .evaluate import Record, evaluate, read_records, read_results, results, sample_id, write_results
+from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from .memory import MemoryPlan, adapted, adapter_layers, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
 from .families import MARKERS
+from .floors import evenly, low_level_replies, mixture_replies
 from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
@@ -41,10 +42,11 @@ from .tasks import Sample, render
 from .versions import installed
 
 # %% auto #0
-__all__ = ['PRESETS', 'OLDER', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run', 'release_run',
-           'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
-           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of', 'check_room',
-           'train_policy', 'final_dtype', 'floors_of', 'finish', 'draw_run', 'draw_answers']
+__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run',
+           'release_run', 'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy',
+           'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of',
+           'check_room', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -658,6 +660,35 @@ def floors_of(
             floors[f"{task} {type}"] = blind_floor(mine, strict=strict, priors=prior)[task]["floor"]
     return floors
 
+# %% ../nbs/53_runs.ipynb #c9202248
+MOST_PLAYED = 200  # samples of a task and type that the low-level players are asked, and as many for the mixture to learn from
+
+
+def play_floors(
+    run: Run,
+    train: Sequence[Sample],  # what the mixture may learn from
+    held_out: Sequence[Sample],
+    strict: bool = False,  # learn for the strict reward
+    progress: bool = True,
+) -> list[Record]:  # a record for each player and sample; the trained mixture's name is "mixture"
+    "What players say that see pixels and understand nothing, kept in floors.jsonl of the run and read from there the next time."
+    asked, path = evenly(held_out, MOST_PLAYED), run.path("floors.jsonl")
+    if path.exists():
+        known = read_records(path)
+        if {record.id for record in known} <= {sample_id(sample) for sample in asked}:
+            return known
+    said = low_level_replies(asked, progress)
+    played = [sample for sample, replies in zip(asked, said) if replies]
+    tasks = {sample.task for sample in played}
+    learned = [sample for sample in evenly(train, MOST_PLAYED) if sample.task in tasks]
+    trained = dict(zip(map(sample_id, played), mixture_replies(played, learn=learned, strict=strict, progress=progress)))
+    records = []
+    for sample, replies in zip(asked, said):
+        replies = replies | ({"mixture": reply} if (reply := trained.get(sample_id(sample))) else {})
+        records += [make_record(sample, reply, name=player) for player, reply in replies.items()]
+    write_whole(path, "".join(record.to_json() + "\n" for record in records))
+    return records
+
 # %% ../nbs/53_runs.ipynb #0e652680
 def finish(
     run: Run,
@@ -668,7 +699,8 @@ def finish(
     seconds: float,  # the run took
 ) -> dict[str, Any]:  # also in results.json
     "Writes results.json of a run, which from then on any process may open again."
-    found = results(before, after, floors_of(train, held_out), seconds=round(seconds, 1), n_train=len(train))
+    players = play_floors(run, train, held_out, progress=False)
+    found = results(before, after, floors_of(train, held_out), players=players, seconds=round(seconds, 1), n_train=len(train))
     write_results(found, run.path("results.json"))
     release_run(run.folder)
     return found
@@ -681,9 +713,10 @@ def draw_run(
     run = Run(Path(folder))
     found = read_results(run.path("results.json"))
     floors = {task: line["blind"] for task, line in found["tasks"].items() if line["blind"] is not None}
+    low_level = {task: line["low_level"] for task, line in found["tasks"].items() if line.get("low_level") is not None}
     rows, figures = run.log_rows(), []
     if rows:
-        figures.append(run.draw("reward", reward_curve(rows, floors)))
+        figures.append(run.draw("reward", reward_curve(rows, floors, low_level)))
     return [*figures, run.draw("before-after", before_after(found))]
 
 # %% ../nbs/53_runs.ipynb #2fccfe6a

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ..data import load_samples
 from ..evaluate import read_results
+from ..records import read_records
 from ..rewards import REWARDS, blind_floor
 from ..runs import Run
 from ..show import PALETTE, Picture, color_of, reward_curve
@@ -67,7 +68,7 @@ def _latest(kept: Rollouts, n: int) -> list[dict[str, Any]]:
 
 def run_state(
     run: Run,
-    floors: Mapping[str, float],  # task -> blind floor; tasks without one have no dashed line
+    floors: Mapping[str, Mapping[str, float]],  # as from `task_floors`: "blind" and "low_level", task -> floor; tasks without one have no line
     kept: Rollouts | None = None,  # the run's rollouts, refreshed
     n_groups: int = 6,  # of the latest rollouts
 ) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def run_state(
     names = sorted({key.removeprefix("reward/") for row in rows for key in row if key.startswith("reward/")})
     tasks = [
         {
-            "task": plain(name, 40), "color": name if name in PALETTE else color_of(name), "floor": floors.get(name),
+            "task": plain(name, 40), "color": name if name in PALETTE else color_of(name), "floor": floors.get("blind", {}).get(name), "low": floors.get("low_level", {}).get(name),
             "reward": curve(rows, f"reward/{name}"), "silent": curve(rows, f"zero_variance/{name}"), "now": _last(rows, f"reward/{name}"),
         }
         for name in names
@@ -91,16 +92,22 @@ def run_state(
 # %% ../../nbs/60_viewers/06_live.ipynb #addc0f15
 def task_floors(
     run: Run,
-) -> dict[str, float]:  # task -> floor in [0, 1]
-    "The blind floors of a run's held-out samples: from results.json where there is one, else from the samples."
+) -> dict[str, dict[str, float]]:  # "blind" and "low_level": task -> floor in [0, 1]
+    "The floors of a run's held-out samples: from results.json where there is one, else from the samples and from what players said to them."
     if run.path("results.json").exists():
-        return {task: line["blind"] for task, line in read_results(run.path("results.json"))["tasks"].items() if line["blind"] is not None}
+        found = read_results(run.path("results.json"))["tasks"]
+        return {kind: {task: line[kind] for task, line in found.items() if line.get(kind) is not None} for kind in ("blind", "low_level")}
     paths = [run.path("samples", f"{name}.parquet") for name in ("held_out", "train")]
     if not all(path.exists() for path in paths):
         return {}
     held_out, train = ([sample for sample in load_samples(path) if sample.task in REWARDS] for path in paths)
     strict = bool((run.read_json("config.json") or {}).get("strict"))
-    return {task: found["floor"] for task, found in blind_floor(held_out, strict=strict, priors=train).items()}
+    blind = {task: found["floor"] for task, found in blind_floor(held_out, strict=strict, priors=train).items()}
+    scores: dict[str, dict[str, list[float]]] = {}
+    for record in read_records(run.path("floors.jsonl")) if run.path("floors.jsonl").exists() else ():
+        if record.name != "mixture":
+            scores.setdefault(record.task, {}).setdefault(record.name, []).append(record.strict if strict else record.smooth)
+    return {"blind": blind, "low_level": {task: max(sum(mine) / len(mine) for mine in players.values()) for task, players in scores.items()}}
 
 # %% ../../nbs/60_viewers/06_live.ipynb #c8d46913
 class LiveView(Viewer):
@@ -129,11 +136,11 @@ class LiveView(Viewer):
 
     def refresh(self) -> None:
         "Looks at the folder; sends what is new."
-        places = [self.run.log_path, self.run.rollouts_path, self.run.path("results.json"), self.run.path("samples", "held_out.parquet")]
+        places = [self.run.log_path, self.run.rollouts_path, self.run.path("results.json"), self.run.path("floors.jsonl"), self.run.path("samples", "held_out.parquet")]
         stats = [(stat.st_ino, stat.st_size) if (stat := path.stat() if path.exists() else None) else None for path in places]
         if self._seen == stats:
             return
-        if not self.floors or self._seen is None or self._seen[2] != stats[2]:
+        if not self.floors or self._seen is None or self._seen[2:4] != stats[2:4]:
             self.floors = task_floors(self.run)
         self.kept.refresh()
         self.state, self._seen = run_state(self.run, self.floors, self.kept), stats
@@ -160,7 +167,7 @@ class LiveView(Viewer):
         "The reward curves so far."
         rows = self.run.log_rows()
         if any(key.startswith("reward/") for row in rows for key in row):
-            return reward_curve(rows, self.floors)
+            return reward_curve(rows, self.floors.get("blind"), self.floors.get("low_level"))
         figure = Picture(figsize=(8.6, 0.5), dpi=76, facecolor="white")
         figure.text(0.015, 0.5, f"{self.data['type']}: no step yet", fontsize=9, va="center", color=PALETTE["ink"], parse_math=False)
         return figure

@@ -1,4 +1,4 @@
-// A run as it trains: progress, reward by task beside its blind floor, silent groups, the latest rollouts.
+// A run as it trains: progress, reward by task beside its floors, silent groups, the latest rollouts.
 
 function shape(tag, attributes) {
   const node = document.createElementNS(SVG, tag);
@@ -26,12 +26,13 @@ function chart(one, last) {
   const x = (step) => (300 * step) / Math.max(1, last), y = (value) => 100 - 100 * clamp(value, 0, 1);
   const path = (points) => points.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
   const svg = shape("svg", { viewBox: "0 0 300 100", preserveAspectRatio: "none", role: "img" });
-  const floor = one.floor == null ? "no blind floor known" : `blind floor ${one.floor.toFixed(2)}`;
+  const floor = (one.floor == null ? "no blind floor known" : `blind floor ${one.floor.toFixed(2)}`) + (one.low == null ? "" : `, low-level ${one.low.toFixed(2)}`);
   svg.setAttribute("aria-label", `${one.task}: reward ${one.now == null ? "unknown" : one.now.toFixed(2)} of late, ${floor}`);
   for (const value of [0, 0.5, 1]) svg.append(shape("line", { class: "vssr-grid", x1: 0, x2: 300, y1: y(value), y2: y(value) }));
   if (one.silent.length > 1) svg.append(shape("path", { class: "vssr-area", d: `${path(one.silent)}L${x(one.silent.at(-1)[0])} 100L${x(one.silent[0][0])} 100Z` }));
   svg.append(shape("path", { class: "vssr-raw", d: path(one.reward) }), shape("path", { class: "vssr-mean", d: path(rolling(one.reward)) }));
   if (one.floor != null) svg.append(shape("line", { class: "vssr-floor", x1: 0, x2: 300, y1: y(one.floor), y2: y(one.floor) }));
+  if (one.low != null) svg.append(shape("line", { class: "vssr-floor vssr-low", x1: 0, x2: 300, y1: y(one.low), y2: y(one.low) }));
   const node = el("figure", { class: "vssr-chart" },
     el("figcaption", {}, el("span", { class: "vssr-name" }, one.task), el("b", {}, one.now == null ? "–" : one.now.toFixed(2)), el("span", {}, floor)), svg);
   node.style.setProperty("--vssr-task", paintOf(one.color));
@@ -46,7 +47,7 @@ async function render({ model, el: place }) {
     const track = el("div", { class: "vssr-bar-track", role: "progressbar", "aria-label": "Training steps", "aria-valuemin": 0 }, fill);
     const facts = el("div", { class: "vssr-facts" });
     const charts = el("div", { class: "vssr-charts" });
-    const legend = el("div", { class: "vssr-keys" }, "Reward of the rollouts, 0 to 1, over the steps. Dashed: blind floor. Grey: share of groups with zero variance.");
+    const legend = el("div", { class: "vssr-keys" }, "Reward of the rollouts, 0 to 1, over the steps. Dashed: blind floor. Dotted: low-level floor. Grey: share of groups with zero variance.");
     const latest = el("div", {});
     const root = shell(info, "Training run", track, facts, charts, legend, latest, said.node);
     let spoken = 0;
