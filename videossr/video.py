@@ -303,6 +303,14 @@ def _leans(frame) -> bool:
     rises = (row[:, 0] - row[:, 2])[frame.width//4 - 2:frame.width//4 + 3] # red less blue: 0 where colour is
     return bool(rises.mean() > (rises[-1] - rises[0])/32) # a quarter of a pixel: twice that, or nothing
 
+# %% ../nbs/00_video.ipynb #86ae710b
+def _pieces(packets: list, reorders: bool) -> tuple | None:
+    "Times and keyframe marks of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
+    times, keys = [pts for pts, *_ in packets], np.array([key for *_, key in packets])
+    if not _stamped(packets) or not keys[0] or any(cut for _, _, cut, _ in packets): return None
+    if reorders and times == sorted(times): return None # numbered in the order of storing: who belongs to whom is known in sequence only
+    return np.array(times), keys
+
 # %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
 
@@ -316,13 +324,6 @@ def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     if not _stamped(packets): return "frame times are missing or repeated"
     if a*d - b*c < 0: return "mirrored"
     return ""
-
-def _pieces(packets: list, reorders: bool) -> tuple | None:
-    "Times and keyframe marks of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
-    times, keys = [pts for pts, *_ in packets], np.array([key for *_, key in packets])
-    if not _stamped(packets) or not keys[0] or any(cut for _, _, cut, _ in packets): return None
-    if reorders and times == sorted(times): return None # numbered in the order of storing: who belongs to whom is known in sequence only
-    return np.array(times), keys
 
 def _index(path: str) -> _Index | VideoInfo:
     "Walk through the packets of a file: its `_Index`, or the `VideoInfo` alone where there are no pictures."
