@@ -225,13 +225,13 @@ def test_live_view_sees_steps_in_the_order_they_are_written(tmp_path):
 
 def test_live_view_of_a_finished_run_takes_its_floors(run):
     write_log(run.folder, range(1, 13))
-    assert set(task_floors(run)) == {"grounding", "jigsaw", "counting"}
+    assert set(task_floors(run)["blind"]) == {"grounding", "jigsaw", "counting"}
     line = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    tasks = {"jigsaw": {"blind": 0.25, "before": line, "after": line, "gain": line}}
+    tasks = {"jigsaw": {"blind": 0.25, "low_level": 0.5, "before": line, "after": line, "gain": line}}
     run.write_json("results.json", {"tasks": tasks, "overall": tasks["jigsaw"], "seconds": 1, "peak_rss_gb": 1})
     view = LiveView(run)
-    assert view.state["final"] and view.floors == {"jigsaw": 0.25}
+    assert view.state["final"] and view.floors == {"blind": {"jigsaw": 0.25}, "low_level": {"jigsaw": 0.5}}
     state = run_state(run, view.floors, view.kept)
-    assert [task["floor"] for task in state["tasks"]] == [None, None, 0.25]
+    assert [(task["floor"], task["low"]) for task in state["tasks"]] == [(None, None), (None, None), (0.25, 0.5)]
     json.dumps(state, allow_nan=False)
     assert state_bytes(view) < 100_000

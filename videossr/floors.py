@@ -43,7 +43,7 @@ def evenly(
     wanted = [numbers if most is None else [numbers[k] for k in np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))] for numbers in by_kind.values()]
     return [samples[number] for number in sorted(sum(wanted, []))]
 
-
+# %% ../nbs/27_floors.ipynb #d71e09cf
 def low_level_floor(
     samples: Iterable[Sample],
     *,
