@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -16,33 +16,42 @@ from .core import Difficulty, SampleSource, Task, Unsolvable, register
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['KINDS', 'Shape', 'outline', 'signed_distance', 'coverage', 'draw', 'CountingDifficulty', 'spaced_frames', 'contrast',
-           'place_shape', 'fill_frame', 'gap', 'check_shapes', 'shapes_of', 'totals', 'draw_shapes', 'Counting']
+__all__ = ['KINDS', 'DECOYS', 'Shape', 'outline', 'signed_distance', 'coverage', 'paint', 'draw', 'CountingDifficulty',
+           'spaced_frames', 'contrast', 'softness', 'place_shape', 'new_shape', 'fill_frame', 'gap', 'check_shapes',
+           'shapes_of', 'totals', 'draw_shapes', 'draw_decoys', 'regions', 'blob_counts', 'count_likings', 'Counting']
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #20d70e29
 KINDS = ("circle", "square", "triangle")  # in the order of the answer
 _SIDES = {"square": 4, "triangle": 3}
+DECOYS = {  # other marks -> the one of `KINDS` that fills as much of the circle around it
+    "ring": "circle", "oval": "square", "flower": "square", "half disc": "triangle", "cross": "triangle",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shape:
-    "One filled shape on one frame, as the recipe stores it."
+    "One filled shape on one frame, as the recipe stores it; or another mark, which does not count."
     frame: int  # index of the frame, from 0
-    kind: str  # one of `KINDS`
+    kind: str  # one of `KINDS` or `DECOYS`
     x: float  # centre, pixels from the left
     y: float  # centre, pixels from the top
-    size: float  # breadth, pixels
+    size: float  # breadth, pixels; of a decoy 5/6 of the circle around it
     angle: float  # degrees, clockwise
     color: tuple[int, int, int]  # RGB, 0..255
+    soft: float = 0.5  # half the width of the edge, pixels
+    shade: float = 0.0  # levels of 255 by which the two sides are darker and lighter than the middle
+    grain: float = 0.0  # standard deviation of the noise on it, levels of 255
 
     @property
     def inner(self) -> float:
-        "Radius of the largest circle inside, pixels."
+        "Radius of the largest circle inside, pixels; of a decoy 5/6 of the one around."
         return self.size / 3 if self.kind == "triangle" else self.size / 2
 
     @property
     def outer(self) -> float:
         "Radius of the smallest circle around, pixels."
+        if self.kind in DECOYS:
+            return 1.2 * self.inner
         return self.inner if self.kind == "circle" else self.inner / np.cos(np.pi / _SIDES[self.kind])
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #96e1fdf5
@@ -50,7 +59,7 @@ def outline(
     shape: Shape,  # any kind
     n_points: int = 48,  # points of a circle
 ) -> np.ndarray:  # float (points, 2), x and y in pixels
-    "The corners of a shape, or points round a circle: for viewers, and to see whether it fits in the frame."
+    "The corners of a shape, or points round a circle or a decoy: for viewers, and to see whether it fits in the frame."
     sides = _SIDES.get(shape.kind, n_points)
     turns = np.deg2rad(shape.angle) + 2 * np.pi * (np.arange(sides) + 0.5) / sides
     return np.stack([shape.x + shape.outer * np.cos(turns), shape.y + shape.outer * np.sin(turns)], -1)
@@ -66,9 +75,32 @@ def signed_distance(
     down, right = down - shape.y, right - shape.x
     if shape.kind == "circle":
         return np.hypot(down, right) - shape.inner
-    sides = _SIDES[shape.kind]
-    turns = np.deg2rad(shape.angle) + 2 * np.pi * np.arange(sides) / sides
+    turn = np.deg2rad(shape.angle)
+    if shape.kind in DECOYS:
+        return _mark_distance(shape.kind, right * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - right * np.sin(turn), shape.outer)
+    turns = turn + 2 * np.pi * np.arange(_SIDES[shape.kind]) / _SIDES[shape.kind]
     return np.max([right * np.cos(turn) + down * np.sin(turn) for turn in turns], axis=0) - shape.inner
+
+
+def _mark_distance(
+    kind: str,  # one of `DECOYS`
+    along: np.ndarray,  # float (height, width), pixels from the middle
+    across: np.ndarray,  # the same, at right angles
+    reach: float,  # radius of the circle around, pixels
+) -> np.ndarray:  # float (height, width), pixels, negative inside
+    away = np.hypot(along, across)
+    if kind == "ring":
+        return np.maximum(away - reach, 0.42 * reach - away)
+    if kind == "oval":  # 1.65 times as long as broad
+        return (np.hypot(along, 1.65 * across) / reach - 1) * reach / 1.65
+    if kind == "half disc":
+        radius = reach / 1.086
+        across = across + 0.424 * radius  # the middle of its area is so far from the straight side
+        return np.maximum(np.hypot(along, across) - radius, -across)
+    if kind == "flower":  # five leaves
+        return 0.7 * (away - reach * (1 + 0.4 * np.cos(5 * np.arctan2(across, along))) / 1.4)
+    long, broad = np.maximum(abs(along), abs(across)), np.minimum(abs(along), abs(across))
+    return np.maximum(long - 0.977 * reach, broad - 0.215 * reach)  # a cross
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #6d1ed85d
 def coverage(
@@ -77,7 +109,19 @@ def coverage(
     width: int,  # of the canvas, pixels
 ) -> np.ndarray:  # float (height, width), 0..1
     "The share of each pixel that a shape covers."
-    return np.clip(0.5 - signed_distance(shape, height, width), 0, 1)
+    return np.clip(0.5 - signed_distance(shape, height, width) / (2 * shape.soft), 0, 1)
+
+
+def paint(
+    shape: Shape,  # any kind
+    height: int,  # of the canvas, pixels
+    width: int,  # of the canvas, pixels
+) -> np.ndarray:  # float (height, width, 3), levels of 255, without the grain
+    "The colour that a shape has, or would have, at each pixel."
+    down, right = np.mgrid[:height, :width] + 0.5
+    turn = np.deg2rad(shape.angle)
+    along = (right - shape.x) * np.cos(turn) + (down - shape.y) * np.sin(turn)
+    return np.asarray(shape.color) + shape.shade * np.clip(along / shape.outer, -1, 1)[..., None]
 
 
 def draw(
@@ -87,12 +131,22 @@ def draw(
     "The frames with the shapes on them."
     frames = frames.copy()
     for shape in shapes:
-        reach = shape.outer + 2  # the soft edge of a sharp corner reaches a pixel further
+        reach = shape.outer + 1 + 2 * shape.soft  # the soft edge of a sharp corner reaches further
         top, left = max(0, int(shape.y - reach)), max(0, int(shape.x - reach))
         part = frames[shape.frame, top : max(0, int(shape.y + reach) + 1), left : max(0, int(shape.x + reach) + 1)]
-        share = coverage(replace(shape, x=shape.x - left, y=shape.y - top), *part.shape[:2])[..., None]
-        part[:] = np.round(part * (1 - share) + np.asarray(shape.color) * share).astype(np.uint8)
+        here = replace(shape, x=shape.x - left, y=shape.y - top)
+        share, color = coverage(here, *part.shape[:2])[..., None], paint(here, *part.shape[:2])
+        if shape.grain:
+            color += shape.grain * _noise(shape, *part.shape[:2])[..., None]
+        part[:] = np.round(part * (1 - share) + color.clip(0, 255) * share).astype(np.uint8)
     return frames
+
+
+def _noise(shape: Shape, height: int, width: int) -> np.ndarray:
+    "Noise (height, width) of variance 1, as coarse as the edge is soft; the same for the same shape."
+    pitch = max(1, round(2 * shape.soft))
+    rng = np.random.default_rng([shape.frame, round(100 * abs(shape.x)), round(100 * abs(shape.y))])
+    return rng.standard_normal((height // pitch + 1, width // pitch + 1)).repeat(pitch, 0).repeat(pitch, 1)[:height, :width]
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #6ee613d0
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +160,18 @@ class CountingDifficulty(Difficulty):
     spread: float = 0.7  # centres lie in this central share of the width and height
     colors: tuple[int, int] = (50, 255)  # range of each colour channel
     min_contrast: float = 40.0  # of 255; see `contrast`
+    grain: float = 0.0  # standard deviation of the noise on a shape, levels of 255
+    shade: float = 0.0  # levels of 255 by which a shape's two sides are darker and lighter, at most
+    soft: bool = False  # edges as soft as those of the frame; see `softness`
+    decoys: int = 0  # other marks on the clip, at most, and at least half as many
 
     def __post_init__(self) -> None:
         if min(self.max_frames, self.max_instances, self.min_gap) < 1:
             raise ValueError("max_frames, max_instances and min_gap must be at least 1")
         if not 0 < self.size[0] <= self.size[1] < 0.7:
             raise ValueError(f"size must be two rising shares of the short side below 0.7, not {self.size}")
+        if min(self.grain, self.shade, self.decoys) < 0:
+            raise ValueError(f"grain, shade and decoys must be at least 0, not {self.grain}, {self.shade}, {self.decoys}")
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #8c0d417a
 def spaced_frames(
@@ -141,8 +201,22 @@ def contrast(
     part = frame[top : int(shape.y + reach) + 1, left : int(shape.x + reach) + 1]
     moved = replace(shape, x=shape.x - left, y=shape.y - top)
     near = signed_distance(moved, *part.shape[:2]) < _ring(shape)
-    apart = (part[near].astype(float) - np.asarray(shape.color)) @ _YCC.T
+    apart = (part[near] - paint(moved, *part.shape[:2])[near]) @ _YCC.T
     return float(np.quantile(np.linalg.norm(apart, axis=-1), 0.1))
+
+
+def softness(
+    frame: np.ndarray,  # uint8 (H, W, 3)
+) -> float:  # half the width of an edge, pixels, 0.5..2
+    "How soft the edges of a picture are: the least that its shapes may be, not to be sharper than everything else."
+    grey = frame @ np.array(_YCC[0], np.float32)
+    widths = []
+    for lines in (grey, grey.T):
+        cut = lines[:, : lines.shape[1] // 8 * 8].reshape(len(lines), -1, 8)  # stretches of 8 pixels
+        rise, step = np.ptp(cut, axis=-1), np.abs(np.diff(cut, axis=-1)).max(-1)
+        widths.append((rise / np.maximum(step, 1))[rise > 24])
+    widths = np.concatenate(widths)
+    return float(np.clip(np.median(widths) / 2, 0.5, 2)) if len(widths) > 8 else 1.0
 
 
 def _ring(shape: Shape) -> float:
@@ -161,13 +235,13 @@ def place_shape(
 ) -> Shape:  # with centre, angle and colour
     "A place and a colour for one shape; raises `Unsolvable` (no room, low contrast)."
     sides = np.array([frame.shape[1], frame.shape[0]])
-    margin = np.maximum((1 - difficulty.spread) / 2 * sides, shape.outer + 1)
+    margin = np.maximum((1 - difficulty.spread) / 2 * sides, shape.outer + 1 + _haze(shape))
     reason = "no room"
     for _ in range(40):
         if (margin > sides / 2).any():
             break
         x, y = np.round(rng.uniform(margin, sides - margin), 2).tolist()
-        if any(np.hypot(x - other.x, y - other.y) < shape.outer + other.outer + _GAP for other in placed):
+        if any(np.hypot(x - other.x, y - other.y) < shape.outer + other.outer + _GAP + _haze(shape) + _haze(other) for other in placed):
             continue
         reason = "low contrast"
         color = tuple(rng.integers(difficulty.colors[0], difficulty.colors[1] + 1, 3).tolist())
@@ -176,7 +250,25 @@ def place_shape(
             return found
     raise Unsolvable(reason, f"{shape.kind} of {shape.size:.0f} pixels beside {len(placed)} others on frame {shape.frame}")
 
+
+def _haze(shape: Shape) -> float:
+    "How much further the edge of a shape reaches than one that is half a pixel soft, pixels."
+    return 2 * (shape.soft - 0.5)
+
 # %% ../../nbs/10_tasks/02_counting.ipynb #cbc90949
+def new_shape(
+    index: int,  # which frame of the clip it goes on
+    kind: str,  # one of `KINDS` or `DECOYS`
+    size: float,  # breadth, pixels
+    soft: float,  # of the frame, half the width of an edge in pixels
+    difficulty: CountingDifficulty,
+    rng: np.random.Generator,
+) -> Shape:
+    "A shape that has no place and no colour yet. A small one is kept sharp enough to tell what it is."
+    shade = round(float(rng.uniform(-1, 1)) * difficulty.shade, 1) if difficulty.shade else 0.0
+    return Shape(index, kind, 0, 0, round(size, 2), 0, (0, 0, 0), max(0.5, round(min(soft, size / 12), 2)), shade, difficulty.grain)
+
+
 def fill_frame(
     frame: np.ndarray,  # uint8 (H, W, 3)
     index: int,  # which frame of the clip it is
@@ -187,13 +279,13 @@ def fill_frame(
     "Shapes of these kinds for one frame, apart and in contrast; raises `Unsolvable` with the last reason."
     short = min(frame.shape[:2])
     low, high = (max(share * short, difficulty.min_size) for share in difficulty.size)
-    refusal = None
+    refusal, soft = None, softness(frame) if difficulty.soft else 0.5
     for smaller in np.linspace(0, 1, 16):
         sizes = rng.uniform(low, high - (high - low) * smaller, len(kinds))
         shapes: list[Shape] = []
         try:
             for which in np.argsort(-sizes):
-                shape = Shape(index, kinds[which], 0, 0, round(float(sizes[which]), 2), 0, (0, 0, 0))
+                shape = new_shape(index, kinds[which], float(sizes[which]), soft, difficulty, rng)
                 shapes.append(place_shape(frame, shape, shapes, difficulty, rng))
             return shapes
         except Unsolvable as error:
@@ -222,13 +314,13 @@ def check_shapes(
     "Raises `Unsolvable`: overlap, cut off, too small, low contrast."
     height, width = frames.shape[1:3]
     for one, two in combinations(shapes, 2):
-        if one.frame == two.frame and gap(one, two, height, width) < 2:
+        if one.frame == two.frame and gap(one, two, height, width) < 2 + (_haze(one) + _haze(two)) / 2:
             raise Unsolvable("overlap", f"a {one.kind} and a {two.kind} touch on frame {one.frame}")
     for shape in shapes:
         corners = outline(shape)
         if corners.min() < 0 or (corners > (width, height)).any():
             raise Unsolvable("cut off", f"a {shape.kind} leaves frame {shape.frame}")
-        if shape.size < difficulty.min_size:
+        if shape.size < difficulty.min_size or (shape.soft > 0.5 and shape.soft > shape.size / 11):
             raise Unsolvable("too small", f"a {shape.kind} of {shape.size} pixels on frame {shape.frame}")
         seen = contrast(frames[shape.frame], shape)
         if seen < difficulty.min_contrast:
@@ -237,9 +329,16 @@ def check_shapes(
 # %% ../../nbs/10_tasks/02_counting.ipynb #d8239750
 def shapes_of(
     recipe: dict[str, Any],  # of a counting sample
+    key: str = "shapes",  # or "decoys": the marks that do not count
 ) -> list[Shape]:
     "The shapes that a recipe draws, frame by frame."
-    return [Shape(**{**entry, "color": tuple(entry["color"])}) for entry in recipe["shapes"]]
+    return [Shape(**{**entry, "color": tuple(entry["color"])}) for entry in recipe.get(key, ())]
+
+
+def _entry(shape: Shape) -> dict[str, Any]:
+    "A shape as JSON values, without those that are as in the paper."
+    plain = {field.name: field.default for field in fields(Shape)}
+    return {key: value for key, value in {**asdict(shape), "color": list(shape.color)}.items() if value != plain[key]}
 
 
 def totals(
@@ -268,6 +367,131 @@ def draw_shapes(
         for shape in fill_frame(clip.frames[frame], frame, kinds[frame], difficulty, rng)
     ]
 
+
+def draw_decoys(
+    clip: Clip,  # the video as sampled
+    shapes: Sequence[Shape],  # already there
+    difficulty: CountingDifficulty,
+    rng: np.random.Generator,
+) -> list[Shape]:  # by frame
+    "Other marks on random frames with room for them; raises `Unsolvable` where there are too few: no room, low contrast."
+    found: list[Shape] = []
+    least, short = (difficulty.decoys + 1) // 2, min(clip.frames.shape[1:3])
+    low, high = (max(share * short, difficulty.min_size) for share in difficulty.size)
+    for _ in range(int(rng.integers(least, difficulty.decoys + 1))):
+        like = str(rng.choice(KINDS))  # as often like one kind as like another
+        kind, refusal = str(rng.choice([mark for mark in DECOYS if DECOYS[mark] == like])), None
+        for index in rng.integers(clip.n_frames, size=8).tolist():
+            frame = clip.frames[index]
+            mark = new_shape(index, kind, float(rng.uniform(low, high)), softness(frame) if difficulty.soft else 0.5, difficulty, rng)
+            beside = [shape for shape in (*shapes, *found) if shape.frame == index]
+            try:
+                found.append(place_shape(frame, mark, beside, difficulty, rng))
+                break
+            except Unsolvable as error:
+                refusal = error
+    if len(found) < least:
+        raise refusal
+    return sorted(found, key=lambda mark: mark.frame)
+
+# %% ../../nbs/10_tasks/02_counting.ipynb #d5b7d1c6
+def regions(
+    values: np.ndarray,  # int (T, H, W): neighbours of one value belong together
+    wanted: np.ndarray,  # bool (T, H, W): the others are left out
+) -> np.ndarray:  # float (n, 3): pixels, the circle around over them, length over breadth
+    "Connected regions of pixels of one value, each on one frame."
+    n_frames, height, width = values.shape
+    values, wanted = values.ravel(), wanted.ravel()
+    new = np.ones(len(values) + 1, dtype=bool)
+    new[1:-1] = (values[1:] != values[:-1]) | (wanted[1:] != wanted[:-1])
+    new[::width] = True
+    edges = np.flatnonzero(new)
+    kept = wanted[edges[:-1]] & (np.diff(edges) > 1)  # a run of one pixel is a speck or a tip
+    start, stop = edges[:-1][kept], edges[1:][kept]
+    low, high = np.searchsorted(stop, start + width, side="right"), np.searchsorted(start, stop + width)
+    number = np.maximum(high - low, 0)  # of runs below that touch
+    upper = np.repeat(np.arange(len(start)), number)
+    lower = np.arange(len(upper)) + np.repeat(low - np.cumsum(number) + number, number)
+    frame, value = start // (height * width), values[start]
+    same = (frame[upper] == frame[lower]) & (value[upper] == value[lower])
+    return _measured(_joined(len(start), upper[same], lower[same]), start // width % height, start % width, stop - start)
+
+
+def _joined(n: int, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    "Numbers (n,) from 0, the same for what pairs join."
+    label, last = np.arange(n), None
+    while last is None or (label != last).any():
+        last = label.copy()
+        least = np.minimum(last[one], last[two])
+        np.minimum.at(label, last[one], least)
+        np.minimum.at(label, last[two], least)
+        label = label[label]
+    return np.unique(label, return_inverse=True)[1].reshape(n)
+
+
+def _measured(label: np.ndarray, row: np.ndarray, first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    "What `regions` gives, from the runs of each region: a number, row, first column, pixels."
+    def mean(numbers: np.ndarray) -> np.ndarray:
+        return np.bincount(label, length * numbers) / area
+
+    area, middle = np.bincount(label, length).astype(float), first + (length - 1) / 2
+    down, right = mean(row), mean(middle)
+    far = np.zeros(len(area))
+    for column in (first, first + length - 1):
+        np.maximum.at(far, label, np.hypot(row - down[label], column - right[label]))
+    tall, wide = mean(row**2) - down**2 + 1 / 12, mean(middle**2 + (length**2 - 1) / 12) - right**2 + 1 / 12
+    half, skew = (tall + wide) / 2, np.hypot((tall - wide) / 2, mean(row * middle) - down * right)
+    return np.stack([area, np.pi * (far + 0.5) ** 2 / area, np.sqrt((half + skew) / np.maximum(half - skew, 1e-3))], 1)
+
+# %% ../../nbs/10_tasks/02_counting.ipynb #3fcc1f37
+def _counted(
+    found: np.ndarray,  # as `regions` gives them
+    short: int,  # the shorter side of the frame, pixels
+) -> np.ndarray:  # int (3,): circles, squares, triangles
+    area, fill, longish = found.T
+    fit = (area > 0.018 * short**2) & (area < 0.2 * short**2) & (fill < 2.75) & (longish < 1.3)
+    return np.bincount(np.searchsorted([1.38, 2.05], fill[fit]), minlength=3)
+
+
+def blob_counts(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), T >= 3
+) -> dict[str, np.ndarray]:  # player -> int (3,): circles, squares, triangles
+    "What players count who know nothing of shapes but how much of the circle around them they fill."
+    step = max(1, min(frames.shape[1:3]) // 96)
+    small = np.ascontiguousarray(np.moveaxis(frames[:, ::step, ::step], -1, 0))
+    short, counts = min(small.shape[2:]), {}
+    before, after = (np.concatenate([small[:, one], small[:, most], small[:, other]], 1) for one, most, other in _BESIDE)
+    for name, bits in {"flat colour": 0, "nearly flat colour": 2}.items():
+        red, green, blue = (plane.astype(np.int32) >> bits for plane in small)
+        new = (small >> bits != before >> bits).any(0)
+        counts[name] = _counted(regions(red << 16 | green << 8 | blue, new), short)
+    change = np.minimum(_apart(small, before), _apart(small, after))
+    alone = (change > 32) & (_apart(before, after) < 1.5 * change)
+    counts["on one frame"] = _counted(regions(alone.astype(np.int8), alone), short)
+    still = np.median(small[:, :: max(1, len(frames) // 12)], axis=1).astype(np.uint8)[:, None]
+    off = _apart(small, still) > 32
+    counts["off the median"] = _counted(regions(off.astype(np.int8), off), short)
+    counts["marks, a third each"] = np.full(3, round(counts["on one frame"].sum() / 3))
+    return counts
+
+
+_BESIDE = ((slice(1, 2), slice(0, -2), slice(-2, -1)), (slice(2, 3), slice(2, None), slice(-3, -2)))  # frames before and after
+
+
+def _apart(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    "Greatest difference of a channel; uint8 (3, ...) -> (...)."
+    return (np.maximum(one, two) - np.minimum(one, two)).max(0)
+
+# %% ../../nbs/10_tasks/02_counting.ipynb #d7061e09
+def count_likings(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), T >= 3
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # counts that could be said, int (n, 3); player -> float (n,)
+    "How much each player likes each answer: minus the distance from its own counts, summed over kinds."
+    counts = {name: np.minimum(count, 16) for name, count in blob_counts(frames).items()}  # 16 is the most that is drawn
+    most = max(9, *(int(count.max()) for count in counts.values()))
+    triples = np.stack(np.meshgrid(*[np.arange(most + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    return triples, {name: -np.abs(triples - count).sum(1).astype(float) for name, count in counts.items()}
+
 # %% ../../nbs/10_tasks/02_counting.ipynb #35e691de
 _PRESETS: dict[str, Difficulty] = {
     "train": CountingDifficulty(),
@@ -275,13 +499,20 @@ _PRESETS: dict[str, Difficulty] = {
     "hard": CountingDifficulty(max_frames=4, max_instances=4),
     "viubench_easy": CountingDifficulty(max_pixels=512 * 512),
     "viubench_hard": CountingDifficulty(max_pixels=512 * 512, max_frames=4, max_instances=4),
+    "robust": CountingDifficulty(grain=6, shade=24, soft=True, decoys=12),
     "demo": CountingDifficulty(
-        n_frames=8, max_pixels=64 * 64, max_frames=2, max_instances=2, min_gap=2, size=(0.25, 0.35)
+        n_frames=8, max_pixels=64 * 64, max_frames=2, max_instances=2, min_gap=2, size=(0.25, 0.35), grain=6, shade=24, soft=True, decoys=8
     ),
 }
 _QUESTION = (
     "Some frames of this video have plain filled circles, squares and triangles drawn on top. "
     "Each drawn shape is on one frame only. Count them over all frames. "
+    "Answer directly with the three totals as circles,squares,triangles and nothing else, for example 3,1,4."
+)
+_QUESTION_DECOYS = (
+    "Some frames of this video have filled circles, squares and triangles drawn on top. "
+    "Each drawn shape is on one frame only. Rings, ovals, half discs, crosses and flowers are drawn too: they do not count. "
+    "Count the circles, squares and triangles over all frames. "
     "Answer directly with the three totals as circles,squares,triangles and nothing else, for example 3,1,4."
 )
 
@@ -294,24 +525,31 @@ class Counting(Task):
     difficulties = _PRESETS
 
     def propose(self, clip: Clip, type: str, difficulty: CountingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "The shapes to draw, as JSON values."
-        return {"shapes": [{**asdict(shape), "color": list(shape.color)} for shape in draw_shapes(clip, difficulty, rng)]}
+        "The shapes to draw, and other marks, as JSON values."
+        shapes = draw_shapes(clip, difficulty, rng)
+        decoys = draw_decoys(clip, shapes, difficulty, rng) if difficulty.decoys else []
+        return {"shapes": list(map(_entry, shapes)), **({"decoys": list(map(_entry, decoys))} if decoys else {})}
 
     def apply(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource) -> list[Clip]:
         "One clip with the shapes on it."
-        return [clip.with_frames(draw(clip.frames, shapes_of(recipe)))]
+        return [clip.with_frames(draw(clip.frames, shapes_of(recipe) + shapes_of(recipe, "decoys")))]
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: CountingDifficulty) -> None:
-        "Every shape is whole, apart, large enough and in contrast."
-        check_shapes(clip.frames, shapes_of(recipe), difficulty)
+        "Every shape and every other mark is whole, apart, large enough and in contrast."
+        check_shapes(clip.frames, shapes_of(recipe) + shapes_of(recipe, "decoys"), difficulty)
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
-        "The same for every sample."
-        return _QUESTION
+        "One for clips with circles, squares and triangles alone, one for those with other marks."
+        return _QUESTION_DECOYS if recipe.get("decoys") else _QUESTION
 
     def answer(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "For example 3,1,4."
         return ",".join(map(str, totals(shapes_of(recipe))))
+
+    def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
+        "As `count_likings`."
+        triples, likings = count_likings(clips[0].frames)
+        return [",".join(map(str, triple)) for triple in triples.tolist()], likings
 
 
 register(Counting());
