@@ -50,7 +50,7 @@ class Record:
     name: str  # of the policy or the stage, e.g. "before"
     task: str
     type: str
-    video: str  # path; intervals are clustered by it
+    video: str  # path
     answer: str  # the true answer
     reply: str  # what the policy said, to the letter
     parsed: bool  # whether the reply could be read as an answer
@@ -64,12 +64,19 @@ class Record:
     prompt: str = ""  # fingerprint of the words and pixels shown
     tokens_in: int = 0  # tokens of the prompt; 0: not told
     tokens_out: int = 0  # tokens of the reply; 0: not told
+    group: str = ""  # name of the source that this video shares with others; empty: it shares none
+
+    @property
+    def cluster(self) -> str:
+        "What intervals are clustered by: the video's source, which is the video itself unless it shares one."
+        return self.group or self.video
 
     def to_json(self) -> str:
-        "One line of JSON."
-        text = json.dumps(asdict(self), ensure_ascii=False)
+        "One line of JSON; a record without a group does not mention it."
+        values = {name: value for name, value in asdict(self).items() if value or name != "group"}
+        text = json.dumps(values, ensure_ascii=False)
         # a file name that is not Unicode can only be written escaped
-        return text if _encodes(text) else json.dumps(asdict(self))
+        return text if _encodes(text) else json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -95,7 +102,7 @@ def make_record(
     **more: Any,  # further fields of `Record`: fault, prompt, tokens_in, tokens_out
 ) -> Record:
     "Scores one reply. No reply, or one that cannot be read, scores 0."
-    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer}
+    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer, "group": sample.group or ""}
     # two halves of a character make one; a half alone is none, and no file could hold it
     text = "" if reply is None else reply.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     nothing = {"parsed": False, "smooth": 0.0, "strict": 0.0}
