@@ -32,7 +32,7 @@ from videossr.data import (
 from videossr.data.build import Deal, load_plan
 from videossr.data.groups import Hashes, candidate_pairs, offset_distances, video_hashes
 from videossr.demo import demo_videos, write_mp4
-from videossr.records import Record, make_record
+from videossr.records import Record, compare, count_videos, make_record, p_values, score
 from videossr.tasks import Sample
 from videossr.tasks.core import SampleSource, has_key, video_key
 from videossr.video import VideoError, read_clip
@@ -398,6 +398,37 @@ def test_samples_and_records_name_their_source(sources, evenings):
     records = [make_record(sample, sample.answer, name="one") for sample in samples]
     assert len({record.cluster for record in records}) == len({record.video for record in records}) - 1
     assert [Record.from_json(record.to_json()) for record in records] == records
+
+
+def test_intervals_count_sources():
+    "Twelve videos of four films give the intervals of four videos, and wider ones than twelve."
+    rng = np.random.default_rng(0)
+    films = rng.normal(0.5, 0.2, 4)
+    rows = [(f"{k}.mp4", f"film{k % 4}", float(np.clip(films[k % 4] + rng.normal(0, 0.02), 0, 1))) for k in range(12) for _ in range(3)]
+    sample = Sample("grounding", "mirror", "a.mp4", {}, "When?", "2.0-4.0")
+    record = make_record(sample, "2.0-4.0", name="x")
+    twelve = [replace(record, id=str(k), video=video, smooth=value) for k, (video, _, value) in enumerate(rows)]
+    pieces = [replace(one, group=film) for one, (_, film, _) in zip(twelve, rows, strict=True)]
+    four = [replace(one, video=film) for one, (_, film, _) in zip(twelve, rows, strict=True)]
+    assert score(pieces) == score(four) != score(twelve)
+    width = [score(some)["grounding"]["high"] - score(some)["grounding"]["low"] for some in (pieces, twelve)]
+    assert width[0] > 1.3 * width[1]
+    assert count_videos(pieces) == {"grounding": 4}
+    later = [replace(one, smooth=min(1.0, one.smooth + 0.1)) for one in pieces]
+    assert compare(pieces, later) == compare(four, later) and p_values(pieces, later) == p_values(four, later)
+
+
+def test_viubench_counts_sources_and_tells_copies(sources, evenings, tmp_path):
+    from videossr.backends import Budget
+    from videossr.viubench import build_viubench, load_viubench, save_viubench
+
+    copy = tmp_path / "zz.mp4"
+    copy.write_bytes(evenings[0].read_bytes())
+    given = {evenings[0]: "walk", evenings[1]: "walk"}
+    bench = build_viubench([*evenings[:3], copy], per_type=3, budget=Budget(16, max_pixels=64 * 64), groups=given, progress=False)
+    assert {(sample.video, sample.group) for sample in bench} == {(str(evenings[0]), "walk"), (str(evenings[1]), "walk"), (str(evenings[2]), None)}
+    assert [row["detail"] for row in bench.refusals if row["reason"] == "same file"] == [f"as {evenings[0]}"]
+    assert load_viubench(save_viubench(bench, tmp_path / "v.jsonl")).samples == bench.samples
 
 
 def test_a_sample_without_a_group_keeps_its_bytes():

@@ -379,7 +379,7 @@ def score(
     "Mean score with a 95 % interval clustered by video, for each group."
     intervals = {}
     for group, rows in _groups(records, by).items():
-        values, videos = [float(getattr(records[row], metric)) for row in rows], [records[row].video for row in rows]
+        values, videos = [float(getattr(records[row], metric)) for row in rows], [records[row].cluster for row in rows]
         intervals[group] = clustered_interval(values, videos)
     return intervals
 
@@ -389,8 +389,8 @@ def count_videos(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
 ) -> dict[str, int]:  # group -> videos
-    "Videos that each group's interval stands on."
-    return {group: len({records[row].video for row in rows}) for group, rows in _groups(records, by).items()}
+    "Videos that each group's interval stands on; those of one source count as one."
+    return {group: len({records[row].cluster for row in rows}) for group, rows in _groups(records, by).items()}
 
 # %% ../nbs/45_records.ipynb #87b9636e
 def denominators(
@@ -435,7 +435,7 @@ def compare(
     intervals, later = {}, paired(before, after)
     for group, rows in _groups(before, by).items():
         gains = [float(getattr(later[row], metric)) - float(getattr(before[row], metric)) for row in rows]
-        intervals[group] = clustered_interval(gains, [before[row].video for row in rows], span=(-1.0, 1.0))
+        intervals[group] = clustered_interval(gains, [before[row].cluster for row in rows], span=(-1.0, 1.0))
     return intervals
 
 # %% ../nbs/45_records.ipynb #d449b387
@@ -485,7 +485,7 @@ def p_values(
         sums: dict[str, float] = {}
         for row in rows:
             gain = float(getattr(later[row], metric)) - float(getattr(before[row], metric))
-            sums[before[row].video] = sums.get(before[row].video, 0.0) + gain
+            sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gain
         found[group] = sign_flip(list(sums.values()), seed=seed)
     return found
 

@@ -440,7 +440,7 @@ def _mean_of_types(values: np.ndarray, member: np.ndarray) -> Callable[[np.ndarr
 
 def _summary(values: Sequence[float], records: Sequence[Record], span: tuple[float, float], types: Types | None) -> dict[str, dict[str, float]]:
     "Mean, low and high x 100, questions and videos of every line."
-    found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.video for record in records])
+    found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.cluster for record in records])
     for name, parts in _lines(records, types).items():
         rows, member = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         line = metric_interval(_mean_of_types(values[rows], member), videos[rows], span=span)
@@ -471,7 +471,7 @@ def compare_viubench(
         sums: dict[str, float] = {}
         for part in parts:
             for row in part:
-                sums[before[row].video] = sums.get(before[row].video, 0.0) + gains[row] / len(part)
+                sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gains[row] / len(part)
         found[name]["p"] = sign_flip(list(sums.values()), seed=seed)
     return found
 
