@@ -340,7 +340,7 @@ def test_a_verdict_holds_for_all_shards(videos, tmp_path, monkeypatch):
 
 def test_parquet_opens_elsewhere(whole):
     table = pq.read_table(whole / "samples" / "train-00000.parquet")
-    assert table.column_names == ["task", "type", "video", "recipe", "question", "answer", "seed", "index", "donor"]
+    assert table.column_names == ["task", "type", "video", "recipe", "question", "answer", "seed", "index", "donor", "group"]
     assert not any(Path(path).is_absolute() for path in table["video"].to_pylist())
 
 

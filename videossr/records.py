@@ -50,7 +50,7 @@ class Record:
     name: str  # of the policy or the stage, e.g. "before"
     task: str
     type: str
-    video: str  # path; intervals are clustered by it
+    video: str  # path
     answer: str  # the true answer
     reply: str  # what the policy said, to the letter
     parsed: bool  # whether the reply could be read as an answer
@@ -64,12 +64,19 @@ class Record:
     prompt: str = ""  # fingerprint of the words and pixels shown
     tokens_in: int = 0  # tokens of the prompt; 0: not told
     tokens_out: int = 0  # tokens of the reply; 0: not told
+    group: str = ""  # name of the source that this video shares with others; empty: it shares none
+
+    @property
+    def cluster(self) -> str:
+        "What intervals are clustered by: the video's source, which is the video itself unless it shares one."
+        return self.group or self.video
 
     def to_json(self) -> str:
-        "One line of JSON."
-        text = json.dumps(asdict(self), ensure_ascii=False)
+        "One line of JSON; a record without a group does not mention it."
+        values = {name: value for name, value in asdict(self).items() if value or name != "group"}
+        text = json.dumps(values, ensure_ascii=False)
         # a file name that is not Unicode can only be written escaped
-        return text if _encodes(text) else json.dumps(asdict(self))
+        return text if _encodes(text) else json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
@@ -95,7 +102,7 @@ def make_record(
     **more: Any,  # further fields of `Record`: fault, prompt, tokens_in, tokens_out
 ) -> Record:
     "Scores one reply. No reply, or one that cannot be read, scores 0."
-    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer}
+    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer, "group": sample.group or ""}
     # two halves of a character make one; a half alone is none, and no file could hold it
     text = "" if reply is None else reply.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     nothing = {"parsed": False, "smooth": 0.0, "strict": 0.0}
@@ -372,7 +379,7 @@ def score(
     "Mean score with a 95 % interval clustered by video, for each group."
     intervals = {}
     for group, rows in _groups(records, by).items():
-        values, videos = [float(getattr(records[row], metric)) for row in rows], [records[row].video for row in rows]
+        values, videos = [float(getattr(records[row], metric)) for row in rows], [records[row].cluster for row in rows]
         intervals[group] = clustered_interval(values, videos)
     return intervals
 
@@ -382,8 +389,8 @@ def count_videos(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
 ) -> dict[str, int]:  # group -> videos
-    "Videos that each group's interval stands on."
-    return {group: len({records[row].video for row in rows}) for group, rows in _groups(records, by).items()}
+    "Videos that each group's interval stands on; those of one source count as one."
+    return {group: len({records[row].cluster for row in rows}) for group, rows in _groups(records, by).items()}
 
 # %% ../nbs/45_records.ipynb #87b9636e
 def denominators(
@@ -428,7 +435,7 @@ def compare(
     intervals, later = {}, paired(before, after)
     for group, rows in _groups(before, by).items():
         gains = [float(getattr(later[row], metric)) - float(getattr(before[row], metric)) for row in rows]
-        intervals[group] = clustered_interval(gains, [before[row].video for row in rows], span=(-1.0, 1.0))
+        intervals[group] = clustered_interval(gains, [before[row].cluster for row in rows], span=(-1.0, 1.0))
     return intervals
 
 # %% ../nbs/45_records.ipynb #d449b387
@@ -478,7 +485,7 @@ def p_values(
         sums: dict[str, float] = {}
         for row in rows:
             gain = float(getattr(later[row], metric)) - float(getattr(before[row], metric))
-            sums[before[row].video] = sums.get(before[row].video, 0.0) + gain
+            sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gain
         found[group] = sign_flip(list(sums.values()), seed=seed)
     return found
 

@@ -27,7 +27,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's whe
 
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .checkpoints import dress_as_published
-from .data import Mix, build_samples, find_videos, get_mix, load_samples, save_samples, split_videos, to_trl_dataset
+from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
@@ -314,7 +314,7 @@ def make_train(
 ) -> list[dict[str, str]]:  # refusals
     "Makes the training samples of a run, of each rung of the ladder where its difficulty follows the rewards."
     mixes = mix_ladder(mix) if settings.adaptive else [mix]
-    made, refusals = zip(*(build_samples(videos, one, settings.n_train, seed, progress=progress) for one in mixes), strict=True)
+    made, refusals = zip(*(build_samples(videos, one, settings.n_train, seed, near_duplicates=False, progress=progress) for one in mixes), strict=True)
     save_samples([*chain(*made)], run.path("samples", "train.parquet"))
     if settings.adaptive:
         run.write_json("samples/rungs.json", [rung for rung, samples in enumerate(made) for _ in samples])
@@ -332,15 +332,26 @@ def make_data(
     "Makes the samples of a run from its videos, or reads those that the run folder holds already; keeps what was refused and why."
     places, refused = [run.path("samples", f"{name}.parquet") for name in ("train", "held_out")], run.path("samples", "refusals.jsonl")
     if not refused.exists():  # the last file that is written
-        videos = demo_videos(progress=progress) if video_dir is None else find_videos(video_dir)
-        mix, sides = _mix_of(settings, tasks), split_videos(videos, settings.held_out, seed)
-        refusals = make_train(run, settings, mix, sides[0], seed, progress)
-        held_out, left_out = build_samples(sides[1], mix, settings.n_held_out, seed, progress=progress)
+        mix, (train, held), groups = _mix_of(settings, tasks), *_sides(settings, seed, video_dir, progress)
+        refusals = make_train(run, settings, mix, train, seed, progress)
+        held_out, left_out = build_samples(held, mix, settings.n_held_out, seed, groups=groups, near_duplicates=False, progress=progress)
         save_samples(held_out, places[1])
         refusals += left_out
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
     refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
     return load_samples(places[0]), load_samples(places[1]), refusals
+
+
+def _sides(
+    settings: TrainSettings, seed: int, video_dir: str | Path | None, progress: bool
+) -> tuple[tuple[list[Path], list[Path]], dict[str, str]]:  # (train, held out), path -> group of those held out that have one
+    "Videos for training and held-out ones that share no source with them."
+    if video_dir is None:  # painted, so no two of them are alike
+        return split_videos(demo_videos(progress=progress), settings.held_out, seed, near_duplicates=False), {}
+    videos = find_videos(video_dir)
+    groups = find_groups(videos, known_groups(video_dir), progress=progress)
+    sides = split_videos(videos, settings.held_out, seed, groups, near_duplicates=False)
+    return sides, {str(path): groups[str(path)] for path in sides[1] if str(path) in groups}
 
 
 def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .backends import Budget
-from .data import find_videos
+from .data import find_groups, find_videos, known_groups
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
@@ -132,12 +132,14 @@ class _Job:
 
 # %% ../nbs/50_viubench.ipynb #a3ae70c2
 def _ring(videos: Iterable[str | Path], seed: int) -> tuple[list[str], list[dict[str, str]]]:
-    "One path for each different video, in an order that depends on bytes and seed alone; and what cannot be read."
+    "One path for each different video, in an order that depends on bytes and seed alone; and what cannot be read or is there already."
     by_key: dict[str, str] = {}
     refusals = []
     for path in sorted(map(str, videos)):
         try:
-            by_key.setdefault(video_key(path), path)
+            first = by_key.setdefault(video_key(path), path)
+            if first != path:
+                refusals.append({"video": path, "key": "", "reason": "same file", "detail": f"as {first}"})
         except VideoError as error:
             refusals.append({"video": path, "key": "", "reason": "unreadable video", "detail": error.cause})
     return [by_key[key] for key in sorted(by_key, key=lambda key: sample_rng(seed, "viubench", key).random())], refusals
@@ -222,11 +224,15 @@ def build_viubench(
     types: Types = VIUBENCH,  # the paper's nine, or `BEYOND`
     lengths: tuple[int, int] = (8, 20),  # frames of 48 in a perturbed segment; shorter clips in proportion
     budget: Budget = Budget(),  # 48 frames of at most 512 x 512 pixels
+    groups: Mapping[str | Path, str] | None = None,  # path -> name of its source, as far as known; a list of videos may have a column group
+    near_duplicates: bool = True,  # look for videos that show the same footage, which are one source then; False: only what is given counts
     workers: int = 1,  # processes
     progress: bool = True,  # a progress bar
 ) -> VIUBench:
     "The benchmark's questions about some videos. Raises `ValueError` when a type cannot be asked."
+    videos = videos if isinstance(videos, (str, Path)) else list(videos)
     ring, refusals = _ring(find_videos(videos) if isinstance(videos, (str, Path)) else videos, seed)
+    named = find_groups(ring, {**known_groups(videos), **(groups or {})}, near_duplicates=near_duplicates, progress=progress)
     samples: list[Sample] = []
     closed: set[tuple[str, str]] = set()
     used: Counter = Counter()
@@ -238,7 +244,7 @@ def build_viubench(
                 break
             jobs = [_Job(video, tuple(plan[video]), seed, lengths, budget, types) for video in ring if video in plan]
             for made, refused in _run_jobs(jobs, workers):
-                samples += made
+                samples += [replace(sample, group=named.get(sample.video)) for sample in made]
                 refusals += refused
                 closed |= {(row["video"], row["key"]) for row in refused}
                 bar.update(len(made))
@@ -434,7 +440,7 @@ def _mean_of_types(values: np.ndarray, member: np.ndarray) -> Callable[[np.ndarr
 
 def _summary(values: Sequence[float], records: Sequence[Record], span: tuple[float, float], types: Types | None) -> dict[str, dict[str, float]]:
     "Mean, low and high x 100, questions and videos of every line."
-    found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.video for record in records])
+    found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.cluster for record in records])
     for name, parts in _lines(records, types).items():
         rows, member = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         line = metric_interval(_mean_of_types(values[rows], member), videos[rows], span=span)
@@ -465,7 +471,7 @@ def compare_viubench(
         sums: dict[str, float] = {}
         for part in parts:
             for row in part:
-                sums[before[row].video] = sums.get(before[row].video, 0.0) + gains[row] / len(part)
+                sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gains[row] / len(part)
         found[name]["p"] = sign_flip(list(sums.values()), seed=seed)
     return found
 

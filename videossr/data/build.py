@@ -702,14 +702,12 @@ def build_dataset(
         raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
     for name in imports:
         importlib.import_module(name)
-    settings = {"groups": groups, "near_duplicates": near_duplicates, "seed": seed, "shard_size": shard_size, "tries": tries, "one_task": one_task}
-    plan = make_plan(videos, mix, numbers, held_out, progress, **settings)
+    plan = make_plan(videos, mix, numbers, held_out, progress, groups, near_duplicates, seed=seed, shard_size=shard_size, tries=tries, one_task=one_task)
     save_plan(plan, folder)
     sweep(folder)
     todo = missing_shards(plan, folder)
     if todo:
-        work = _work_on(cluster)
-        _progress(work(folder.resolve(), todo, workers, time_limit, imports), plan, todo, folder, progress)
+        _progress(_work_on(cluster)(folder.resolve(), todo, workers, time_limit, imports), plan, todo, folder, progress)
     built = _reported(Built(folder, finish_dataset(folder), time.perf_counter() - begin))
     if card:
         from videossr.data.card import write_card  # which imports this chapter

@@ -148,6 +148,28 @@ def _refused(folder: Path, summary: Mapping[str, Any]) -> str:
     rows = [[reason, count] for reason, count in summary["refused videos"].items()]
     return _table(["task and type, reason", "videos"], rows) + "\n\n[refusals.csv](refusals.csv) names each video with what was measured.\n"
 
+# %% ../../nbs/30_data/04_card.ipynb #52ef4e2c
+_MOST_GROUPS = 50  # listed on the card
+
+
+def _sources(plan: Plan) -> str:
+    "How many sources the videos of each split have, and the groups, largest first."
+    looked = "Videos that show the same footage were looked for" if plan.near_duplicates else "**Videos that show the same footage were not looked for**"
+    rows = [[split, len(videos), len(set(plan.groups_of(split)))] for split, videos in plan.videos.items()]
+    members: dict[str, list[tuple[str, str]]] = {}
+    for split, videos in plan.videos.items():
+        for key, path in videos:
+            if key in plan.groups:
+                members.setdefault(plan.groups[key], []).append((split, path))
+    shared = sorted(((name, found) for name, found in members.items() if len(found) > 1), key=lambda item: (-len(item[1]), item[0]))
+    lines = [[name, found[0][0], len(found), ", ".join(path for _, path in sorted(found)[:10]) + ", …" * (len(found) > 10)] for name, found in shared]
+    text = f"{looked}; a group is on one side of the split, serves one row of the mix, and counts once in intervals.\n\n{_table(['split', 'videos', 'sources'], rows)}\n"
+    if lines:
+        text += f"\n{_table(['group', 'split', 'videos', 'which'], lines[:_MOST_GROUPS])}\n"
+    if len(lines) > _MOST_GROUPS:
+        text += f"\nand {len(lines) - _MOST_GROUPS} more groups, all in the column `group` of videos.parquet.\n"
+    return text
+
 # %% ../../nbs/30_data/04_card.ipynb #7ae88ff7
 _USE = '''```python
 from videossr.data import load_samples
@@ -188,6 +210,7 @@ def write_card(
         _USE + "\n", "## What is in it\n", _composition(plan, summary, censuses),
         "## Answers\n", "![Distributions of the answers](figures/answers.png)\n",
         "## Blind floors\n", "Smooth rewards of players that never look, on about 3,000 samples of the split. A model's score says nothing unless it is higher.\n", _floors(censuses),
+        "## Sources\n", _sources(plan),
         "## Refused videos\n", _refused(folder, summary),
         *(["## What they look like\n", _strips(folder, main, plan.root)] if strips else []),
         "## How it was made\n", f"Seed {plan.seed}, {plan.shard_size} samples a shard, at most {plan.tries} videos tried for a sample, "

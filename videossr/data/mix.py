@@ -95,7 +95,7 @@ def listed_videos(
     "The videos that a table names. Raises `ValueError` for a table without such a column or without rows."
     return sorted(set(_listed(Path(table))["video"]))
 
-
+# %% ../../nbs/30_data/00_mix.ipynb #fa9f77d4
 def listed_groups(
     table: str | Path,  # as `listed_videos` takes it, with a column group; cells may be blank
 ) -> dict[str, str]:  # absolute path -> name of its source; empty for a table without groups
@@ -376,7 +376,7 @@ def build_samples(
         warnings.warn(f"made {len(samples)} of {n} samples. Refusals: {reasons}", stacklevel=2)
     return samples, ring.refusals
 
-
+# %% ../../nbs/30_data/00_mix.ipynb #db72ff48
 def count_refusals(
     refusals: Sequence[dict[str, str]],  # from `build_samples`
 ) -> dict[str, int]:  # "task type, reason" -> how often, the most frequent first
