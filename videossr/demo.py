@@ -107,6 +107,9 @@ def write_mp4(
     return partial.replace(path)
 
 # %% ../nbs/01_demo.ipynb #c14e305e
+_EDITION = 2  # of the files: one more whenever the same seed gives other bytes, so that none are left over in a cache
+
+
 def cache_dir() -> Path:
     "Where made files are kept: `VIDEOSSR_CACHE`, else `videossr` in the user's cache folder."
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -120,7 +123,7 @@ def demo_videos(
     progress: bool = True,  # show a bar while painting
 ) -> list[Path]:  # sorted
     "Paints and encodes what is missing of the demo videos. Raises `OSError` where the folder cannot be written."
-    folder = Path(folder) if folder else cache_dir() / f"demo-evenings-{seed}"
+    folder = Path(folder) if folder else cache_dir() / f"demo-evenings-{_EDITION}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"evening-{number:03d}.mp4" for number in range(n)]
     missing = [(number, path) for number, path in enumerate(paths) if not path.exists()]
