@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from .backends import Budget
 from .data import find_groups, find_videos, known_groups
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
+from .floors import low_level_floor
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
 from .tasks import TASKS, Difficulty, Sample, Unsolvable, make_sample
@@ -557,8 +558,9 @@ def published_rows() -> dict[str, dict[str, float]]:  # model -> key -> score x 
 def viubench_floors(
     samples: Iterable[Sample],  # the questions
     types: Types = VIUBENCH,  # or `BEYOND`
-) -> dict[str, dict[str, float | None]]:  # constant, random, prior, and best of them -> key -> score x 100
-    "What players score that never look; `best` takes the best player at each type."
+    looked_at: int = 20,  # questions of each type that the low-level players are asked, which takes time; 0: none
+) -> dict[str, dict[str, float | None]]:  # constant, random, prior, best of them, and low_level -> key -> score x 100
+    "What players score that never look, and the best at each type that looks and understands nothing; `best` is the best blind one at each."
     floors: dict[str, dict[str, float]] = {"constant": {}, "random": {}, "prior": {}, "best": {}}
     by_type: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -568,6 +570,8 @@ def viubench_floors(
         found = blind_floor(mine, strict=_is_exact(mine[0]))[task]
         for player, name in (("constant", "constant"), ("random", "random"), ("prior", "prior"), ("best", "floor")):
             floors[player][key] = 100 * found[name]
+        if looked_at and (low := low_level_floor(mine, strict=_is_exact(mine[0]), most=looked_at).get(task)):
+            floors.setdefault("low_level", {})[key] = 100 * low["floor"]
     return {player: _means(scores, types) for player, scores in floors.items()}
 
 # %% ../nbs/50_viubench.ipynb #e8b3fd3f
@@ -642,16 +646,16 @@ def viubench_details(
     scores = {name: viubench_intervals(records) for name, records in runs.items()}
     names, guessed = list(runs), random_guess()
     gains = compare_viubench(runs[names[0]], runs[names[-1]]) if len(names) > 1 else {}
-    head = ["", "n", "guess", *(["blind"] if floors else []), *names, *(["gain", "p"] if gains else [])]
+    beside = [name for name in ("best", "low_level") if name in (floors or {})]
+    head = ["", "n", "guess", *({"best": "blind", "low_level": "low-level"}[name] for name in beside), *names, *(["gain", "p"] if gains else [])]
 
     def cell(line: Mapping[str, float] | None, sign: str = "") -> str:
         return "" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]{few_mark(line['videos'])}"
 
     rows = []
     for key in _keys(scores.values()):
-        blind = floors["best"].get(key) if floors else None
         counted = next((str(one[key]["n"]) for one in scores.values() if key in one), "0")
-        row = [_title(key), counted, f"{guessed[key]:.1f}" if key in guessed else "", *([""] if floors and blind is None else [f"{blind:.1f}"] if floors else [])]
+        row = [_title(key), counted, f"{guessed[key]:.1f}" if key in guessed else "", *("" if floors[name].get(key) is None else f"{floors[name][key]:.1f}" for name in beside)]
         row += [cell(one.get(key)) for one in scores.values()]
         rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
     notes = few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
@@ -697,6 +701,10 @@ def draw_viubench(
     for line, key in enumerate(keys):
         if blind.get(key) is not None:
             axes.plot((blind[key],) * 2, (line - 0.36, line + 0.36), color=PALETTE["ink"], linewidth=1.4, label="_" if line else label)
+    for line, key in enumerate(keys):
+        if (low := (floors or {}).get("low_level", {}).get(key)) is not None:
+            style = {"color": PALETTE["ink"], "linewidth": 1.6, "linestyle": (0, (1, 1))}
+            axes.plot((low,) * 2, (line - 0.36, line + 0.36), **style, label="_" if line else "best that understands nothing")
     for border in (8.5, 12.5, *([15.5] if len(keys) > len(paper) else [])) if paper else ():
         axes.axhline(border, color=PALETTE["faint"], linewidth=0.8)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

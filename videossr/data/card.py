@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from .build import Plan, load_plan
 from .load import load_samples
+from ..floors import low_level_floor
 from ..rewards import REWARDS, blind_floor
 from ..show import Picture, color_of, show_sample
 from ..tasks import Sample, render
@@ -133,13 +134,17 @@ def _composition(plan: Plan, summary: Mapping[str, Any], censuses: Mapping[str, 
     return f"{_table(['task', 'type', *censuses], rows)}\n\nThe mix that was asked for:\n\n{mix}\n"
 
 
-def _floors(censuses: Mapping[str, Census]) -> str:
+def _floors(censuses: Mapping[str, Census], looked_at: int) -> str:
     rows = []
     for split, census in censuses.items():
         known = [sample for sample in census.some if sample.task in REWARDS]  # a task of one's own may have none
+        low = low_level_floor(known, most=looked_at) if looked_at else {}
         for task, floor in sorted(blind_floor(known).items()):
             rows.append([split, task, *(float(floor[name]) for name in ("constant", "random", "prior", "floor")), floor["answer"]])
-    return _table(["split", "task", "best constant", "random", "drawn like the truth", "floor", "the constant answer"], rows) + "\n"
+            if looked_at:
+                rows[-1] += [low[task]["floor"], low[task]["player"]] if task in low else ["", ""]
+    heads = ["split", "task", "best constant", "random", "drawn like the truth", "blind floor", "the constant answer"]
+    return _table([*heads, *(["low-level floor", "its player"] if looked_at else [])], rows) + "\n"
 
 
 def _refused(folder: Path, summary: Mapping[str, Any]) -> str:
@@ -171,6 +176,11 @@ def _sources(plan: Plan) -> str:
     return text
 
 # %% ../../nbs/30_data/04_card.ipynb #7ae88ff7
+_LOOKED_AT = 20  # samples of a task and type that the low-level players are asked
+_ABOUT_FLOORS = (
+    "Smooth rewards of players that never look, on about 3,000 samples of the split, and of the best player that looks at pixels and understands "
+    f"nothing, on up to {_LOOKED_AT} samples of each type. A model's score says nothing unless it is higher than both.\n"
+)
 _USE = '''```python
 from videossr.data import load_samples
 from videossr.tasks import render
@@ -209,7 +219,7 @@ def write_card(
         "Pixels are made when a sample is rendered; the videos are not part of the dataset, and each is known by the fingerprint of its bytes.\n",
         _USE + "\n", "## What is in it\n", _composition(plan, summary, censuses),
         "## Answers\n", "![Distributions of the answers](figures/answers.png)\n",
-        "## Blind floors\n", "Smooth rewards of players that never look, on about 3,000 samples of the split. A model's score says nothing unless it is higher.\n", _floors(censuses),
+        "## Floors\n", _ABOUT_FLOORS, _floors(censuses, _LOOKED_AT if strips else 0),
         "## Sources\n", _sources(plan),
         "## Refused videos\n", _refused(folder, summary),
         *(["## What they look like\n", _strips(folder, main, plan.root)] if strips else []),
