@@ -425,7 +425,7 @@ def test_viubench_counts_sources_and_tells_copies(sources, evenings, tmp_path):
     copy = tmp_path / "zz.mp4"
     copy.write_bytes(evenings[0].read_bytes())
     given = {evenings[0]: "walk", evenings[1]: "walk"}
-    bench = build_viubench([*evenings[:3], copy], per_type=3, budget=Budget(16, max_pixels=64 * 64), groups=given, progress=False)
+    bench = build_viubench([*evenings[:3], copy], per_type=3, budget=Budget(32, max_pixels=64 * 64), groups=given, progress=False)
     assert {(sample.video, sample.group) for sample in bench} == {(str(evenings[0]), "walk"), (str(evenings[1]), "walk"), (str(evenings[2]), None)}
     assert [row["detail"] for row in bench.refusals if row["reason"] == "same file"] == [f"as {evenings[0]}"]
     assert load_viubench(save_viubench(bench, tmp_path / "v.jsonl")).samples == bench.samples
