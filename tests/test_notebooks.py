@@ -113,7 +113,7 @@ def test_results_follow_from_the_records(finished):
     again = results(before, after, runs.floors_of(train, held_out), seconds=found["seconds"])
     assert set(found["tasks"]) == TASKS
     for name, line in [*found["tasks"].items(), ("overall", found["overall"])]:
-        assert set(line) == {"blind", "before", "after", "gain"}
+        assert set(line) == {"blind", "before", "after", "gain", "videos"}
         assert line == (again["overall"] if name == "overall" else again["tasks"][name])
         assert all(set(line[key]) == {"mean", "low", "high", "n"} for key in ("before", "after", "gain"))
         assert line["gain"]["mean"] == pytest.approx(line["after"]["mean"] - line["before"]["mean"])
