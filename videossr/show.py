@@ -23,7 +23,8 @@ from PIL import Image
 from .video import Clip
 
 # %% auto #0
-__all__ = ['PALETTE', 'color_of', 'Picture', 'filmstrip', 'SampleLike', 'show_sample', 'reward_curve', 'before_after']
+__all__ = ['PALETTE', 'color_of', 'Picture', 'filmstrip', 'SampleLike', 'decoy_spans', 'show_sample', 'reward_curve',
+           'before_after']
 
 # %% ../nbs/02_show.ipynb #770451c4
 PALETTE: dict[str, str] = {
@@ -241,11 +242,24 @@ def _told(sample: SampleLike, reply: str | None, reward: float | None) -> tuple[
     return f"{sample.task}, {sample.type}\n{sample.question}", "     ".join(parts)
 
 # %% ../nbs/02_show.ipynb #8f288ba9
+def decoy_spans(
+    sample: SampleLike,  # whose recipe may have other changes than the one asked for
+    clip: Clip,  # as rendered
+) -> dict[str, tuple[float, float]]:  # what is changed -> start and end in seconds
+    "Where else a clip was changed: segments that are not the answer."
+    spans, ends = {}, [*clip.times.tolist(), float(clip.times[-1] + clip.step)]
+    for decoy in sample.recipe.get("decoys", ()) if isinstance(sample.recipe.get("decoys", ()), list) else ():
+        if isinstance(decoy, dict) and 0 <= decoy["start"] <= decoy["start"] + decoy["length"] < len(ends):
+            spans[str(decoy["type"])] = (ends[decoy["start"]], ends[decoy["start"] + decoy["length"]])
+    return spans
+
+
 def _show_grounding(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
     start, end = sample.answer.split("-")
     spans: dict[str, tuple[float, float] | None] = {"truth": (float(start), float(end))}
     if "the model said" in told[1] or predicted is not None:
         spans["prediction"] = None if predicted is None else (float(predicted[0]), float(predicted[1]))
+    spans |= decoy_spans(sample, clips[0])
     return filmstrip(clips[0], n=n, spans=spans, title=told[0], caption=told[1])
 
 # %% ../nbs/02_show.ipynb #1a9728bb

@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..rewards import grounding_reward, parse_interval
-from ..show import filmstrip
+from ..show import decoy_spans, filmstrip
 from ..tasks.core import Sample
 from ..video import Clip
 from .core import Viewer, describe, original_clip, pack, plain, read_replies, rendered, script, style
@@ -33,8 +33,9 @@ def _state(
     if original is not None and original.frames.shape == clip.frames.shape:
         tracks["original"] = original.frames
     read = [{**row, "read": None if row["value"] is None else "{:.1f}–{:.1f} s".format(*row["value"])} for row in rows]
+    decoys = [[plain(name, 20), list(span)] for name, span in decoy_spans(sample, clip).items()]
     times = {"times": clip.times.tolist(), "end": float(clip.times[-1] + clip.step)}
-    return describe(sample, truth=list(truth), rows=read, reel=pack(tracks).to_state(), **times)
+    return describe(sample, truth=list(truth), decoys=decoys, rows=read, reel=pack(tracks).to_state(), **times)
 
 # %% ../../nbs/60_viewers/01_anomaly.ipynb #60b8a16d
 class AnomalyViewer(Viewer):
@@ -81,7 +82,7 @@ class AnomalyViewer(Viewer):
 
     def picture(self) -> Figure:
         "A filmstrip over the same timeline."
-        spans = {"truth": tuple(self.data["truth"])} if self.show_truth else {}
+        spans = {"truth": tuple(self.data["truth"]), **{name: tuple(span) for name, span in self.data["decoys"]}} if self.show_truth else {}
         if self.guess is not None:
             spans["you"] = self.guess
         spans |= {plain(row["name"], 12): row["value"] for row in self.rows}

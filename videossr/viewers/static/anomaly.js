@@ -107,6 +107,11 @@ function stage(tracks, info) {
 function timeline(model, info, at, guess) {
   const truth = spanRow("truth", "truth", at);
   truth.set(info.truth);
+  const decoys = info.decoys.map(([name, span]) => {
+    const line = spanRow(name, "decoy", at);
+    line.set(span);
+    return line.node;
+  });
   const models = info.rows.map((row) => {
     const line = spanRow(row.name, "prediction", at);
     line.set(row.value);
@@ -119,8 +124,8 @@ function timeline(model, info, at, guess) {
     return mark;
   });
   const node = el("div", { class: "vssr-timeline", role: "group", "aria-label": "Timeline" },
-    truth.node, guess.node, models.map((line) => line.node), el("div", { class: "vssr-axis", "aria-hidden": "true" }, ticks, head));
-  return { node, truth: truth.node, moveTo: (time) => (head.style.left = `${100 * clamp(at(time), 0, 1)}%`) };
+    truth.node, decoys, guess.node, models.map((line) => line.node), el("div", { class: "vssr-axis", "aria-hidden": "true" }, ticks, head));
+  return { node, truths: [truth.node, ...decoys], moveTo: (time) => (head.style.left = `${100 * clamp(at(time), 0, 1)}%`) };
 }
 
 async function render({ model, el: place }) {
@@ -169,7 +174,7 @@ async function render({ model, el: place }) {
     const redraw = () => {
       views.set(model.get("view"));
       truth.set(model.get("show_truth"));
-      lines.truth.hidden = !model.get("show_truth");
+      for (const line of lines.truths) line.hidden = !model.get("show_truth");
       screen.draw(model.get("view"), play.frame);
     };
     const jump = () => model.get("frame") !== play.frame && !play.playing && play.seek(model.get("frame"));
