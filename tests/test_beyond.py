@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videossr.beyond.backwards import BackwardsDifficulty, backwards_part, one_backwards, turn_cost
+from videossr.beyond.backwards import BackwardsDifficulty, backwards_part, chain_cost, one_backwards, turn_cost
 from videossr.beyond.camera import MOTIONS, CameraDifficulty, moved, reach, registered, start_pose
 from videossr.beyond.patches import PatchesDifficulty, cell_span, exchange, seam_gains
 from videossr.data import MIXES, build_samples, count_refusals
@@ -20,6 +20,7 @@ from videossr.records import make_record
 from videossr.rewards import REWARDS, blind_floor, compute_score, make_reward, parse_interval, parse_reply, score_reply, videossr_reward
 from videossr.show import show_sample
 from videossr.tasks import TASKS, Sample, Unsolvable, make_sample, render
+from videossr.tasks.core import preferred
 from videossr.video import Clip, read_clip
 from videossr.viubench import (
     BEYOND,
@@ -361,3 +362,28 @@ def test_beyond_types_are_compared_listed_and_drawn(videos, tmp_path):
         compare_viubench(before, after, types=VIUBENCH)
     with pytest.raises(ValueError, match="of no known task"):
         viubench_intervals([replace(after[0], task="sorting")])
+
+
+# ------------------------------------------------------------------------------- players that understand nothing
+
+
+BEST = {"backwards": "fits when turned", "camera": "registered", "patches": "seams"}
+
+
+@each_kind
+def test_players_read_pixels_and_the_question_alone(samples, task, type):
+    "Their replies are all that could be said, so also the truth, and the one that compares seams or pictures finds it: these tasks do not resist."
+    right = 0
+    for sample in samples[task, type]:
+        replies, likings = TASKS[task].low_level(render(sample), sample.question)
+        assert sample.answer in replies and all(score_reply(task, reply, reply) == 1 for reply in replies)
+        assert all(liking.shape == (len(replies),) and np.isfinite(liking).all() for liking in likings.values())
+        right += score_reply(task, preferred(replies, likings)[BEST[task]], sample.answer)
+    assert right / len(samples[task, type]) > 0.9
+
+
+def test_the_cheapest_chain_of_clips():
+    line = np.abs(np.arange(5)[:, None] - np.arange(5)).astype(float)
+    mixed = np.random.default_rng(0).permutation(5)
+    assert chain_cost(line[mixed][:, mixed]) == 4  # from one end to the other
+    assert chain_cost(np.array([[9.0, 1, 9], [9, 9, 9], [2, 9, 9]])) == 3  # 2, 0, 1: how the column follows the row

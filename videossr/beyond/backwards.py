@@ -14,13 +14,13 @@ import numpy as np
 
 from ..rewards import _blind_any, _blind_grounding, _by_size, grounding_reward, parse_counts, parse_interval, reward_for
 from ..tasks.core import SampleSource, Task, Unsolvable, register, thumbnails
-from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_moving, interval
+from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_moving, interval, stretch_likings
 from ..tasks.jigsaw import cut
 from ..video import Clip
 
 # %% auto #0
 __all__ = ['backwards_part', 'one_backwards', 'turn_cost', 'BackwardsDifficulty', 'check_backwards', 'ask_backwards', 'Backwards',
-           'read_backwards', 'backwards_reward']
+           'read_backwards', 'backwards_reward', 'chain_cost', 'clip_likings', 'segment_likings']
 
 # %% ../../nbs/25_beyond/00_backwards.ipynb #a82cdba6
 def backwards_part(
@@ -152,6 +152,13 @@ class Backwards(Task):
         "The number of the clip as shown, from 1; or true seconds with one decimal."
         return str(recipe["place"] + 1) if recipe["type"] == "clip" else interval(clips[0], recipe["start"], recipe["length"])
 
+    def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
+        "As `clip_likings`; for a segment as `segment_likings`, in seconds."
+        if len(clips) > 1:
+            return [str(k + 1) for k in range(len(clips))], clip_likings(clips)
+        stretches, likings = segment_likings(clips[0].frames)
+        return [interval(clips[0], first, stop - first) for first, stop in stretches.tolist()], likings
+
 
 register(Backwards());
 
@@ -193,3 +200,53 @@ def backwards_reward(
     if isinstance(said, tuple):
         return grounding_reward(text, answer, strict=strict, parse=parse)
     return float(said == answer)
+
+# %% ../../nbs/25_beyond/00_backwards.ipynb #c2a07a31
+def chain_cost(
+    gaps: np.ndarray,  # float (n, n): how badly the column's clip follows the row's
+) -> float:
+    "The least sum of gaps along an order of all clips."
+    n = len(gaps)
+    best = {(1 << k, k): 0.0 for k in range(n)}  # clips used, the last of them -> least cost
+    for _ in range(n - 1):
+        longer: dict[tuple[int, int], float] = {}
+        for (used, last), cost in best.items():
+            for k in range(n):
+                if not used >> k & 1:
+                    key = used | 1 << k, k
+                    longer[key] = min(longer.get(key, np.inf), cost + gaps[last, k])
+        best = longer
+    return float(min(best.values()))
+
+
+def clip_likings(
+    clips: Sequence[Clip],  # as shown
+) -> dict[str, np.ndarray]:  # player -> float (clips,)
+    "How much each player likes each clip as the backward one."
+    small = [thumbnails(clip.frames) for clip in clips]
+    starts, ends = (np.stack([frames[place] for frames in small]) for place in (0, -1))
+    chains = []
+    for k in range(len(clips)):
+        first, last = starts.copy(), ends.copy()
+        first[k], last[k] = ends[k], starts[k]
+        chains.append(chain_cost(np.abs(last[:, None] - first[None]).mean((2, 3, 4))))
+    change = (ends - starts).reshape(len(clips), -1).astype(float)
+    against = {}
+    for name, way in {"brightness against the others": change.mean(1, keepdims=True), "picture against the others": change}.items():
+        inner = way @ way.T
+        against[name] = -(inner.sum(1) - np.diag(inner)) / way.shape[1]
+    motion = np.array([np.abs(np.diff(frames, axis=0)).mean() for frames in small], float)
+    return {"fits when turned": -np.array(chains), **against, "most motion": motion, "least motion": -motion}
+
+
+def segment_likings(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), T >= 4
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # stretches (n, 2): first frame, frame after the last; player -> float (n,)
+    "As `stretch_likings`, and by how much smoother the ends of a stretch get when it is turned back."
+    stretches, likings = stretch_likings(frames)
+    small = thumbnails(frames).reshape(len(frames), -1)
+    gaps = np.zeros((len(frames) + 2,) * 2)  # none at the ends of the clip
+    gaps[1:-1, 1:-1] = [np.abs(small - one).mean(1) for one in small]
+    (first, stop) = stretches.T + 1
+    turned = gaps[first - 1, first] + gaps[stop - 1, stop] - gaps[first - 1, stop - 1] - gaps[first, stop]
+    return stretches, {**likings, "fits when turned": turned}

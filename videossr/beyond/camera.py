@@ -19,7 +19,8 @@ from ..video import Clip, fit_size
 
 # %% auto #0
 __all__ = ['MOTIONS', 'WIDEST', 'CLOSEST', 'moved', 'view', 'travel', 'reach', 'start_pose', 'CameraDifficulty', 'check_camera',
-           'ask_camera', 'Camera', 'registered', 'read_motion', 'camera_reward']
+           'ask_camera', 'Camera', 'misfits', 'registered', 'read_motion', 'camera_reward', 'asked_for',
+           'motion_likings']
 
 # %% ../../nbs/25_beyond/01_camera.ipynb #6951bd72
 MOTIONS: dict[str, tuple[str, int]] = {  # the word in an answer -> unit of its amount, and the direction of its sense
@@ -205,26 +206,38 @@ class Camera(Task):
         "For example left 20."
         return f"{recipe['motion']} {recipe['amount']}"
 
+    def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
+        "As `motion_likings`, of what the question allows."
+        motions, amounts = asked_for(question)
+        return [f"{motion} {amount}" for motion in motions for amount in amounts], motion_likings(clips[0], motions, amounts)
+
 
 register(Camera());
 
 # %% ../../nbs/25_beyond/01_camera.ipynb #92b8e304
+def misfits(
+    clip: Clip,  # as shown
+    motions: Sequence[str],  # keys of `MOTIONS`
+    amounts: Sequence[float],  # in their units
+) -> dict[tuple[str, float], float]:  # motion and amount -> levels of 255
+    "Mean difference of the first picture, moved, from the last, where they overlap."
+    size, found = clip.frames.shape[1:3], {}
+    middle = [size[1] / 2, size[0] / 2, 1.0, 0.0]
+    for answer in ((motion, amount) for motion in motions for amount in amounts):
+        pose = moved(middle, *answer, size)
+        seen = view(np.full_like(clip.frames[0], 255), pose, size).min(-1) == 255
+        found[answer] = float(np.abs(view(clip.frames[0], pose, size).astype(np.int16) - clip.frames[-1])[seen].mean())
+    return found
+
+
 def registered(
     clip: Clip,  # as shown
     motions: Sequence[str],  # keys of `MOTIONS`
     amounts: Sequence[float],  # in their units
 ) -> tuple[str, float]:  # motion and amount
     "The motion that carries the first picture best into the last: a baseline that measures and understands nothing."
-    size = clip.frames.shape[1:3]
-    middle = [size[1] / 2, size[0] / 2, 1.0, 0.0]
-
-    def misfit(answer: tuple[str, float]) -> float:
-        "Mean difference in the overlap, levels of 255."
-        pose = moved(middle, *answer, size)
-        seen = view(np.full_like(clip.frames[0], 255), pose, size).min(-1) == 255
-        return float(np.abs(view(clip.frames[0], pose, size).astype(np.int16) - clip.frames[-1])[seen].mean())
-
-    return min(((motion, amount) for motion in motions for amount in amounts), key=misfit)
+    found = misfits(clip, motions, amounts)
+    return min(found, key=found.get)
 
 # %% ../../nbs/25_beyond/01_camera.ipynb #dd2075f9
 _LENIENT = re.compile(
@@ -260,3 +273,45 @@ def camera_reward(
     if said is None or said[0] != truth[0]:
         return 0.0
     return float(said == truth) if strict else 0.5 + 0.5 * min(said[1], truth[1]) / max(said[1], truth[1])
+
+# %% ../../nbs/25_beyond/01_camera.ipynb #1cc796fe
+def asked_for(
+    question: str,  # as `ask_camera` puts it
+) -> tuple[list[str], list[int]]:
+    "The motions and amounts that a question allows; raises `ValueError` for another question."
+    found = re.search(r"a still picture: (.+), by ([\d, ]+ or \d+)\. Which way", question)
+    if not found:
+        raise ValueError(f"not a question of the task camera: {question[:80]!r}")
+    return re.findall(r"[a-z]+", re.sub(r"\(.*?\)", "", found.group(1))), [int(amount) for amount in re.findall(r"\d+", found.group(2))]
+
+
+def motion_likings(
+    clip: Clip,  # as shown
+    motions: Sequence[str],  # keys of `MOTIONS`
+    amounts: Sequence[int],  # in their units
+) -> dict[str, np.ndarray]:  # player -> float (motions x amounts,)
+    "How much each player likes each motion and amount."
+    fits = misfits(clip, motions, amounts)
+    first, last = (clip.frames[place].astype(np.float32) for place in (0, -1))
+    gaps = _part_gaps(first, last)
+    far = np.median(amounts)  # who has no idea of the amount says the middle one
+    apart = np.abs(last - first).mean() / max(1.0, np.abs(last - np.roll(first, [side // 2 for side in first.shape[:2]], (0, 1))).mean())
+    return {
+        "registered": -np.array(list(fits.values())),
+        "mean colours of parts": -np.array([gaps[motion] + 1e-3 * abs(amount - far) for motion, amount in fits]),
+        "how much changes": -np.array([abs(amount / max(amounts) - apart) for _, amount in fits]),
+    }
+
+
+def _part_gaps(first: np.ndarray, last: np.ndarray) -> dict[str, float]:
+    "How far the mean colour of where a part should be is from that of where it was, for each motion."
+    (height, width), whole = first.shape[:2], (slice(None), slice(None))
+    middle = slice(height // 6, -(height // 6)), slice(width // 6, -(width // 6))
+    top, bottom, left, right = slice(height // 2), slice(-(height // 2), None), slice(width // 2), slice(-(width // 2), None)
+    parts = {  # motion -> pairs of parts: of the first picture, of the last
+        "left": [(whole[:1] + (left,), whole[:1] + (right,))], "right": [(whole[:1] + (right,), whole[:1] + (left,))],
+        "up": [((top,), (bottom,))], "down": [((bottom,), (top,))], "in": [(middle, whole)], "out": [(whole, middle)],
+        "clockwise": [((top, right), (top, left)), ((bottom, left), (bottom, right))],
+        "anticlockwise": [((top, left), (top, right)), ((bottom, right), (bottom, left))],
+    }  # fmt: skip
+    return {motion: float(np.mean([np.abs(first[one].mean((0, 1)) - last[two].mean((0, 1))).mean() for one, two in pairs])) for motion, pairs in parts.items()}

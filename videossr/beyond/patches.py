@@ -19,7 +19,8 @@ from ..tasks.grounding import STANDS_OUT, mean_change
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['cell_span', 'exchange', 'seam_gains', 'PatchesDifficulty', 'check_patches', 'Patches', 'read_pair', 'patches_reward']
+__all__ = ['cell_span', 'exchange', 'seam_gains', 'PatchesDifficulty', 'check_patches', 'Patches', 'read_pair', 'patches_reward',
+           'pair_likings']
 
 # %% ../../nbs/25_beyond/02_patches.ipynb #d6af019d
 def cell_span(
@@ -152,6 +153,14 @@ class Patches(Task):
         "For example 2,6, the smaller number first."
         return ",".join(str(cell + 1) for cell in recipe["cells"])
 
+    def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
+        "As `pair_likings`, on the grid that the question names."
+        grid = re.search(r"are (\d+) rows of (\d+)", question)
+        if not grid:
+            raise ValueError(f"not a question of the task patches: {question[:80]!r}")
+        pairs, likings = pair_likings(clips[0].frames, (int(grid.group(1)), int(grid.group(2))))
+        return [f"{one + 1},{two + 1}" for one, two in pairs], likings
+
 
 register(Patches());
 
@@ -183,3 +192,20 @@ def patches_reward(
     if said is None or strict:
         return float(said == truth)
     return len({*said} & {*truth}) / len({*said} | {*truth})
+
+# %% ../../nbs/25_beyond/02_patches.ipynb #4cc541bf
+def pair_likings(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), as shown
+    grid: tuple[int, int],  # rows and columns
+) -> tuple[list[tuple[int, int]], dict[str, np.ndarray]]:  # two cells from 0; player -> float (pairs,)
+    "How much each player likes each two cells."
+    few = frames[:: max(1, len(frames) // 8)]  # all frames show the same
+    gains = seam_gains(few, grid)
+    spans = [cell_span(cell, frames.shape[1:3], grid) for cell in range(grid[0] * grid[1])]
+    color = np.array([few[:, down, right].mean((0, 1, 2)) for down, right in spans])
+    row, column = np.divmod(np.arange(len(color)), grid[1])
+    near = np.abs(row[:, None] - row) + np.abs(column[:, None] - column) == 1
+    apart = np.abs(color[:, None] - color).mean(-1)
+    odd = (apart * near).sum(1) / near.sum(1)
+    one, two = np.array(list(gains)).T
+    return list(gains), {"seams": np.array(list(gains.values())), "unlike the cells beside": odd[one] + odd[two], "unlike each other": apart[one, two]}
