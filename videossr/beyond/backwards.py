@@ -238,7 +238,7 @@ def clip_likings(
     motion = np.array([np.abs(np.diff(frames, axis=0)).mean() for frames in small], float)
     return {"fits when turned": -np.array(chains), **against, "most motion": motion, "least motion": -motion}
 
-
+# %% ../../nbs/25_beyond/00_backwards.ipynb #f27e1387
 def segment_likings(
     frames: np.ndarray,  # uint8 (T, H, W, 3), T >= 4
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # stretches (n, 2): first frame, frame after the last; player -> float (n,)

@@ -81,7 +81,7 @@ def signed_distance(
     turns = turn + 2 * np.pi * np.arange(_SIDES[shape.kind]) / _SIDES[shape.kind]
     return np.max([right * np.cos(turn) + down * np.sin(turn) for turn in turns], axis=0) - shape.inner
 
-
+# %% ../../nbs/10_tasks/02_counting.ipynb #4a755af8
 def _mark_distance(
     kind: str,  # one of `DECOYS`
     along: np.ndarray,  # float (height, width), pixels from the middle
@@ -123,7 +123,7 @@ def paint(
     along = (right - shape.x) * np.cos(turn) + (down - shape.y) * np.sin(turn)
     return np.asarray(shape.color) + shape.shade * np.clip(along / shape.outer, -1, 1)[..., None]
 
-
+# %% ../../nbs/10_tasks/02_counting.ipynb #cfca03b9
 def draw(
     frames: np.ndarray,  # uint8 (T, H, W, 3)
     shapes: Sequence[Shape],  # drawn in this order
@@ -367,7 +367,7 @@ def draw_shapes(
         for shape in fill_frame(clip.frames[frame], frame, kinds[frame], difficulty, rng)
     ]
 
-
+# %% ../../nbs/10_tasks/02_counting.ipynb #ebeda09a
 def draw_decoys(
     clip: Clip,  # the video as sampled
     shapes: Sequence[Shape],  # already there
@@ -428,7 +428,7 @@ def _joined(n: int, one: np.ndarray, two: np.ndarray) -> np.ndarray:
         label = label[label]
     return np.unique(label, return_inverse=True)[1].reshape(n)
 
-
+# %% ../../nbs/10_tasks/02_counting.ipynb #aff6a64f
 def _measured(label: np.ndarray, row: np.ndarray, first: np.ndarray, length: np.ndarray) -> np.ndarray:
     "What `regions` gives, from the runs of each region: a number, row, first column, pixels."
     def mean(numbers: np.ndarray) -> np.ndarray:
