@@ -41,16 +41,19 @@ def hardness(
 
 @hardness("grounding")
 def _grounding(base: GroundingDifficulty, hard: float) -> GroundingDifficulty:
-    "Segments from half as long again to half as long."
+    "Segments from half as long again, where decoys leave room for that, to half as long."
+    room = (base.n_frames + base.space) // (base.decoys + 1) - base.space
     least, most = (int(length * (1.5 - hard)) for length in (base.min_length, base.max_length))
-    return replace(base, min_length=max(2, least), max_length=min(base.n_frames - 1, max(2, most)))
+    most = min(base.n_frames - 1, max(2, most), room)
+    return replace(base, min_length=min(max(2, base.fade, least), most), max_length=most)
 
 
 @hardness("jigsaw")
 def _jigsaw(base: JigsawDifficulty, hard: float) -> JigsawDifficulty:
-    "From two clips to two more than the preset has."
+    "From two clips to two more than the preset has, with what gap is left between short ones."
     most = min(9, base.n_clips + 2, base.n_frames // base.min_frames)
-    return replace(base, n_clips=round(2 + hard * (most - 2)))
+    n_clips = round(2 + hard * (most - 2))
+    return replace(base, n_clips=n_clips, gap=min(base.gap, base.n_frames // n_clips - base.min_frames))
 
 
 @hardness("counting")

@@ -133,7 +133,7 @@ def _composition(plan: Plan, summary: Mapping[str, Any], censuses: Mapping[str, 
     mix = _table(["task", "type", "difficulty", "share"], [[row.task, row.type or "any", row.difficulty, row.share] for row in plan.mix.rows])
     return f"{_table(['task', 'type', *censuses], rows)}\n\nThe mix that was asked for:\n\n{mix}\n"
 
-
+# %% ../../nbs/30_data/04_card.ipynb #139edb66
 def _floors(censuses: Mapping[str, Census], looked_at: int) -> str:
     rows = []
     for split, census in censuses.items():

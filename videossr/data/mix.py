@@ -231,19 +231,30 @@ class Mix:
 # %% ../../nbs/30_data/00_mix.ipynb #f381a98c
 _GROUNDING = ("channel_swap", "mirror", "zoom_out", "rotate180")  # the four best of the paper's figure 6
 _BEYOND = (("backwards", "clip"), ("camera", "motion"), ("patches", "swap"))
+
+
+def _composed(difficulty: str) -> Mix:
+    "The paper's composition."
+    grounding = (MixRow("grounding", type, difficulty, 1) for type in _GROUNDING)
+    return Mix((*grounding, MixRow("jigsaw", "order", difficulty, 4), MixRow("counting", "shapes", difficulty, 2)))
+
+
+def _few(difficulty: str) -> Mix:
+    "For a small policy: two kinds of perturbation, and fewer questions to count."
+    grounding = (MixRow("grounding", type, difficulty, 2) for type in ("channel_swap", "zoom_out"))
+    return Mix((*grounding, MixRow("jigsaw", "order", difficulty, 2), MixRow("counting", "shapes", difficulty, 1)))
+
+
 MIXES: dict[str, Mix] = {
-    "VideoSSR-30K": Mix((*(MixRow("grounding", type, "train", 1) for type in _GROUNDING), MixRow("jigsaw", "order", "train", 4), MixRow("counting", "shapes", "train", 2))),
-    "demo": Mix((
-        MixRow("grounding", "channel_swap", "demo", 2),
-        MixRow("grounding", "zoom_out", "demo", 2),
-        MixRow("jigsaw", "order", "demo", 2),
-        MixRow("counting", "shapes", "demo", 1),
-    )),
+    "VideoSSR-30K": _composed("train"),
+    "robust": _composed("robust"),
+    "demo": _few("demo"),
+    "plain": _few("plain"),
     "beyond": Mix(tuple(MixRow(task, type, "demo") for task, type in _BEYOND)),
 }
-MIXES["all-six"] = Mix((*MIXES["demo"].rows, *(MixRow(task, type, "demo", 2) for task, type in _BEYOND)))
+MIXES["all-six"] = Mix((*MIXES["plain"].rows, *(MixRow(task, type, "demo", 2) for task, type in _BEYOND)))
 
-
+# %% ../../nbs/30_data/00_mix.ipynb #3207f223
 def get_mix(
     name: str | Path | Mix | Iterable[Mapping[str, Any]],  # a key of `MIXES`, a CSV file, rows with task, type, difficulty and share, or a mix as it is
 ) -> Mix:

@@ -493,6 +493,7 @@ def count_likings(
     return triples, {name: -np.abs(triples - count).sum(1).astype(float) for name, count in counts.items()}
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #35e691de
+_SMALL = {"n_frames": 8, "max_pixels": 64 * 64, "max_frames": 2, "max_instances": 2, "min_gap": 2, "size": (0.25, 0.35)}
 _PRESETS: dict[str, Difficulty] = {
     "train": CountingDifficulty(),
     "easy": CountingDifficulty(),
@@ -500,9 +501,8 @@ _PRESETS: dict[str, Difficulty] = {
     "viubench_easy": CountingDifficulty(max_pixels=512 * 512),
     "viubench_hard": CountingDifficulty(max_pixels=512 * 512, max_frames=4, max_instances=4),
     "robust": CountingDifficulty(grain=6, shade=24, soft=True, decoys=12),
-    "demo": CountingDifficulty(
-        n_frames=8, max_pixels=64 * 64, max_frames=2, max_instances=2, min_gap=2, size=(0.25, 0.35), grain=6, shade=24, soft=True, decoys=8
-    ),
+    "plain": CountingDifficulty(**_SMALL),
+    "demo": CountingDifficulty(**_SMALL, grain=6, shade=24, soft=True, decoys=8),
 }
 _QUESTION = (
     "Some frames of this video have plain filled circles, squares and triangles drawn on top. "

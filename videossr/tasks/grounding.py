@@ -738,6 +738,7 @@ class Grounding(Task):
         "hard": GroundingDifficulty(min_length=4, max_length=8),
         "viubench": GroundingDifficulty(min_length=8, max_length=20, max_pixels=512 * 512),
         "robust": GroundingDifficulty(min_length=6, max_length=10, decoys=2, fade=4, at_cuts=True),
+        "plain": GroundingDifficulty(n_frames=16, max_pixels=64 * 64, min_length=3, max_length=6),
         "demo": GroundingDifficulty(n_frames=16, max_pixels=64 * 64, min_length=3, max_length=4, decoys=2),
     }
 

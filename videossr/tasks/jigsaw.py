@@ -251,6 +251,7 @@ _PRESETS: dict[str, Difficulty] = {
     "viubench_easy": JigsawDifficulty(max_pixels=512 * 512),
     "viubench_hard": JigsawDifficulty(max_pixels=512 * 512, n_clips=8),
     "robust": JigsawDifficulty(gap=3, **_LOOK),
+    "plain": JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=3),
     "demo": JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=3, gap=1, **_LOOK),
 }
 
