@@ -66,7 +66,8 @@ def test_every_rung_of_the_demo_gives_samples(tmp_path):
         samples, _ = build_samples(videos, mix, 7, progress=False)
         assert len(samples) == 7
         lengths = {sample.recipe["n_clips"] for sample in samples if sample.task == "jigsaw"}
-        assert lengths == {2 + rung} and mix.rows[2].difficulty == JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=2 + rung)
+        assert lengths == {2 + rung} and mix.rows[2].difficulty.gap == (1, 1, 1, 0)[rung]
+    assert mix_ladder(MIXES["plain"], N_RUNGS)[2].rows[2].difficulty == JigsawDifficulty(n_frames=12, max_pixels=64 * 64, n_clips=4)
 
 
 # ------------------------------------------------------------------------------------------------------------ staircase
