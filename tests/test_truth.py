@@ -52,15 +52,19 @@ def bordered(shown):
     return max(rim.max() for rim in rims) == 0 and shown.max() > 0
 
 
-def shrunk(source, shown):
-    "The source, shrunk to what is inside the black rim of the frames shown."
-    lit = shown.max((0, 3)) > 8
-    height, width = lit.any(1).sum(), lit.any(0).sum()
-    small = np.zeros_like(source)
-    top, left = (source.shape[1] - height) // 2, (source.shape[2] - width) // 2
-    for frame, place in zip(source, small):
-        place[top : top + height, left : left + width] = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
-    return small
+def shrunk(source, shown, place):
+    "The source, shrunk as it best explains one frame shown: in the dark a picture's edge cannot be told from the border."
+    def small(frames, height, width):
+        canvas = np.zeros_like(frames)
+        top, left = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
+        for frame, place in zip(frames, canvas):
+            place[top : top + height, left : left + width] = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS)
+        return canvas
+
+    tall, wide = source.shape[1:3]
+    sizes = {(round(tall / factor), round(wide / factor)) for factor in np.arange(1.2, 1.4005, 0.0005)}
+    best = min(sizes, key=lambda size: np.abs(small(source[place], *size).astype(int) - shown).mean())
+    return small(source, *best)
 
 
 def visible(before, after):
@@ -116,10 +120,12 @@ def the_stretch(kind, source, shown, stretches):
     found = []
     for stretch in stretches:
         before, after = source[stretch], shown[stretch]
-        middle = slice(len(stretch) // 2, len(stretch) // 2 + 1)
+        edges = np.concatenate([after[:, :3].reshape(len(after), -1), after[:, :, :3].reshape(len(after), -1)], 1).max(1)
+        darkest = int(np.argmin(edges))  # a fade may begin before the clip does
+        middle = slice(darkest, darkest + 1)
         if kind == "zoom_out" and not (bordered(after[middle]) and (before[:, :3].max() > 15 or before[:, :, :3].max() > 15)):
             continue  # no black border, or one that was there before
-        share = faded(before, UNDO[kind](before) if kind in UNDO else shrunk(before, after[middle]), after)
+        share = faded(before, UNDO[kind](before) if kind in UNDO else shrunk(before, after[middle], middle), after)
         there = stretch[(share > 0.5) & np.isfinite(share)]
         if np.isinf(share).mean() > 0.1 or not len(there):
             continue
