@@ -374,10 +374,10 @@ def reward_curve(
     series = _series(rows, prefix)
     if not series:
         raise ValueError(f"no reward to draw: none of {len(rows)} log rows has a number under a key that starts with {prefix!r}")
-    figure = _picture(_WIDTH, 2.9)
+    figure = _picture(_WIDTH, 3.1 if low_level else 2.9)
     room = (_WIDTH - 0.6) / len(series)
     for column, (name, (steps, values)) in enumerate(series.items()):
-        axes = _axes(figure, 0.6 + column * room, 0.35, room - 0.3, 2.05)
+        axes = _axes(figure, 0.6 + column * room, 0.55 if low_level else 0.35, room - 0.3, 2.05)
         axes.plot(steps, values, "o", color=color_of(name), alpha=0.3, markersize=3, markeredgewidth=0)
         axes.plot(steps, _rolling(values, window or max(1, len(values) // 10)), color=color_of(name), linewidth=2)
         title = name
