@@ -227,6 +227,13 @@ def test_real_clips(real_videos, environment, tmp_path):
     assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) >= 2 * len(found["tasks"]) + 2
 
 
+def test_shortcuts(environment, tmp_path):
+    "Few videos: that it runs to its end, with its curves."
+    done = papermill(ROOT / "nbs" / "shortcuts.ipynb", tmp_path / "out.ipynb", {"n_videos": 3, "n_each": 1}, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) == 1
+
+
 def test_ablations(environment, tmp_path):
     "Every experiment, with as little of each as shows its pictures and tables."
     small = {"seeds": "0", "types": "mirror", "sizes": "6", "scaled": "jigsaw", "longer": "", "mix": "demo", "transfer_mix": "demo", "n_train": 8, "n_held_out": 6, "warm_steps": 2,
