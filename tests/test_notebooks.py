@@ -231,7 +231,7 @@ def test_shortcuts(environment, tmp_path):
     "Few videos: that it runs to its end, with its three tables."
     done = papermill(ROOT / "nbs" / "shortcuts.ipynb", tmp_path / "out.ipynb", {"n_videos": 3, "n_each": 1}, environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "out.ipynb").read_text().count("trained mixture |") == 3
+    assert (tmp_path / "out.ipynb").read_text().count("trained mixture |") >= 3
 
 
 def test_ablations(environment, tmp_path):
