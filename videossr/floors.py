@@ -70,17 +70,6 @@ def low_level_floor(
         floors[task] = {"players": means, "floor": means[best], "player": best, "n": len(players[best])}
     return floors
 
-
-def _evenly(samples: list[Sample], most: int | None) -> list[Sample]:
-    "At most so many samples of each task, evenly spaced."
-    if most is None:
-        return samples
-    by_task: dict[str, list[int]] = {}
-    for number, sample in enumerate(samples):
-        by_task.setdefault(sample.task, []).append(number)
-    kept = [numbers[place] for numbers in by_task.values() for place in np.unique(np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(int))]
-    return [samples[number] for number in sorted(kept)]
-
 # %% ../nbs/27_floors.ipynb #b8da27e2
 @dataclass(frozen=True)
 class Options:

@@ -686,7 +686,8 @@ def play_floors(
     asked, path = evenly(held_out, MOST_PLAYED), run.path("floors.jsonl")
     if path.exists():
         known = read_records(path)
-        if {record.id for record in known} <= {sample_id(sample) for sample in asked}:
+        tasks = {record.task for record in known}
+        if known and {record.id for record in known} == {sample_id(sample) for sample in asked if sample.task in tasks}:
             return known
     said = low_level_replies(asked, progress)
     played = [sample for sample, replies in zip(asked, said) if replies]
