@@ -241,7 +241,7 @@ def same_part(part, clip, box):
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.where(lit, clip.frames / seen, np.nan)
     middle = np.nanmedian(factors, (0, 1, 2))
-    return bool((np.abs(np.clip(seen * middle, 0, 255) - clip.frames)[lit] < 4).mean() > 0.98)
+    return bool((np.abs(np.clip(seen * middle, 0, 255) - clip.frames)[lit] < 1.6).mean() > 0.995)
 
 
 def jigsaw_truth(sample):
