@@ -238,9 +238,8 @@ def same_part(part, clip, box):
     corners = (left * width, top * height, (left + side) * width, (top + side) * height)
     seen = part if side == 1 else np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, corners)) for frame in part])
     lit = (seen > 8) & (clip.frames > 8) & (clip.frames < 250)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factors = np.where(lit, clip.frames / seen, np.nan)
-    middle = np.nanmedian(factors, (0, 1, 2))
+    pixels, shown = seen * lit.astype(float), clip.frames * lit.astype(float)
+    middle = (pixels * shown).sum((0, 1, 2)) / np.maximum((pixels**2).sum((0, 1, 2)), 1)
     return bool((np.abs(np.clip(seen * middle, 0, 255) - clip.frames)[lit] < 1.6).mean() > 0.995)
 
 
