@@ -281,19 +281,20 @@ def test_cached_frames_cannot_be_spoilt(folder: Path):
     assert render(sample)[0].frames.max() > 0
 
 
+@pytest.mark.parametrize(("preset", "decoys"), [("plain", set()), ("demo", {"weak decoy: grey video", "ambiguous decoy"})])
 @pytest.mark.skipif("VIDEOSSR_TEST_VIDEOS" not in os.environ, reason="set VIDEOSSR_TEST_VIDEOS to a folder of real clips")
-def test_training_types_on_real_clips():
+def test_training_types_on_real_clips(preset: str, decoys: set[str]):
     "Most real clips serve the training types, and every refusal has a known reason."
     videos = sorted(path for path in Path(os.environ["VIDEOSSR_TEST_VIDEOS"]).rglob("*") if path.suffix in (".mp4", ".webm", ".mkv"))[:12]
     made, reasons = 0, []
     for video in videos:
         for type in TASKS["grounding"].train_types:
             try:
-                sample = make_sample("grounding", video, type=type, difficulty="demo")
+                sample = make_sample("grounding", video, type=type, difficulty=preset)
             except Unsolvable as error:
                 reasons.append(error.reason)
                 continue
             made += 1
             assert render(sample)[0].n_frames == sample.recipe["n_frames"]
-    assert set(reasons) <= {"grey video", "symmetric", "dark", "no visible change", "cut at the edge", "too few frames"}
+    assert set(reasons) <= {"grey video", "symmetric", "dark", "no visible change", "cut at the edge", "dark border", "too few frames"} | decoys
     assert made > len(reasons)

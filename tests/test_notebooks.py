@@ -110,10 +110,11 @@ def test_results_follow_from_the_records(finished):
     found = read_results(folder / "results.json")
     before, after = (read_records(folder / "records" / f"{stage}.jsonl") for stage in ("before", "after"))
     train, held_out = (load_samples(folder / "samples" / f"{name}.parquet") for name in ("train", "held_out"))
-    again = results(before, after, runs.floors_of(train, held_out), seconds=found["seconds"])
+    players = read_records(folder / "floors.jsonl")
+    again = results(before, after, runs.floors_of(train, held_out), seconds=found["seconds"], players=players)
     assert set(found["tasks"]) == TASKS
     for name, line in [*found["tasks"].items(), ("overall", found["overall"])]:
-        assert set(line) == {"blind", "before", "after", "gain", "videos"}
+        assert set(line) == {"blind", "low_level", "player", "above_low_level", "mixture", "before", "after", "gain", "videos"}
         assert line == (again["overall"] if name == "overall" else again["tasks"][name])
         assert all(set(line[key]) == {"mean", "low", "high", "n"} for key in ("before", "after", "gain"))
         assert line["gain"]["mean"] == pytest.approx(line["after"]["mean"] - line["before"]["mean"])
