@@ -418,7 +418,7 @@ def before_after(
     "Mean reward before and after by task and type with 95 % intervals, floors and gains."
     rows = _result_rows(results)
     figure = _picture(_WIDTH, 0.95 + 0.36 * len(rows))
-    axes = _axes(figure, 1.6, 0.4, _WIDTH - 1.6 - 2.6, 0.36 * len(rows))
+    axes = _axes(figure, 1.6, 0.4, _WIDTH - 1.6 - 3.1, 0.36 * len(rows))
     for line, (label, color, scores, heavy) in enumerate(rows):
         _draw_score(axes, line - 0.13, scores["before"], PALETTE["before"], False)
         _draw_score(axes, line + 0.13, scores["after"], color, True)
