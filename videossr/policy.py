@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -35,12 +37,16 @@ from transformers import (
 from .checkpoints import adapter_base, checkpoint_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .tasks import Sample, render
+from .versions import relying_on
 from .video import Clip
+
+with relying_on("transformers"):
+    from transformers.masking_utils import AttentionMaskInterface
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
            'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled',
-           'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
+           'unwrapped', 'let_share', 'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
@@ -419,6 +425,64 @@ def never_sampled(policy: Policy) -> torch.Tensor:  # (vocabulary,) bool
     thoughts = [token for token in ("<think>", "</think>") if token in added and "<think>" in str(policy.processor.chat_template)]
     banned[[*end_ids(policy), *(added[token] for token in (*policy.allowed_tokens, *thoughts))]] = False
     return banned
+
+# %% ../nbs/40_policy.ipynb #2f8f7082
+def unwrapped(
+    model: torch.nn.Module,
+) -> PreTrainedModel:
+    "The vision language model inside wrappers for adapters or several processes."
+    return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
+
+
+@cache
+def _eager_of(
+    layer: type,  # class of an attention layer, or one derived from it
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
+    "Eager attention is no registered function: each model file has its own."
+    found = (getattr(sys.modules[kind.__module__], "eager_attention_forward", None) for kind in layer.__mro__)
+    return next(function for function in found if function is not None)
+
+
+@contextlib.contextmanager
+def _implementation(config: PreTrainedConfig, name: str) -> Iterator[None]:
+    "Inside, a config names this attention: FlashAttention loads its kernels by that name."
+    before, config._attn_implementation_internal = config._attn_implementation_internal, name
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = before
+
+# %% ../nbs/40_policy.ipynb #08a79f53
+_PREFIX = "packed_"
+
+
+def _register(original: str) -> str:
+    "Puts an attention function that takes a packing before `original`, and returns its name."
+    functions, masks, name = AttentionInterface(), AttentionMaskInterface(), _PREFIX + original
+
+    def attend(
+        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, packing: Any = None, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if packing is not None:
+            return packing.attend(module, query, key, value, scaling=options["scaling"], dropout=options.get("dropout", 0.0)), None
+        function = _eager_of(type(module)) if original == "eager" else functions[original]
+        with _implementation(module.config, original):
+            return function(module, query, key, value, attention_mask, **options)
+
+    AttentionInterface.register(name, attend)
+    if original in masks:  # a kernel without one gets the mask as it comes, and so does ours
+        AttentionMaskInterface.register(name, masks[original])
+    return name
+
+
+def let_share(
+    model: torch.nn.Module,  # changed in place; wrappers of it are fine
+) -> None:
+    "Lets a model's language layers take a `packing`; without one they attend as before."
+    inner = unwrapped(model)
+    original = inner.config.get_text_config()._attn_implementation
+    if not original.startswith(_PREFIX):
+        inner.set_attn_implementation({"text_config": _register(original)})
 
 # %% ../nbs/40_policy.ipynb #723aec64
 def _next_tokens(
