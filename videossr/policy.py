@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -32,12 +37,14 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
 )
 
 from .checkpoints import adapter_base, checkpoint_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .tasks import Sample, render
-from .versions import relying_on
+from .versions import must_have, relying_on
 from .video import Clip
 
 with relying_on("transformers"):
@@ -45,8 +52,9 @@ with relying_on("transformers"):
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
-           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'end_ids', 'never_sampled',
-           'unwrapped', 'let_share', 'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
+           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
+           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
+           'texts_of', 'check_parse', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
@@ -402,10 +410,101 @@ def prompt_positions(
     "M-RoPE positions of the prompts, and the position that follows each."
     return family_of(model.config).positions(model, batch)
 
+# %% ../nbs/40_policy.ipynb #0088a66c
+_WARPERS = ("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")  # shape a sample; greedy decoding leaves them out
+_SHAPING = (  # each a processor of transformers
+    *_WARPERS, "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "begin_suppress_tokens", "sequence_bias", "min_new_tokens",
+    "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values",
+)  # fmt: skip
+_HONOURED = (*_SHAPING, "do_sample", "temperature", "max_new_tokens", "eos_token_id", "suppress_tokens", "stop_strings")
+_SHARES = {"top_p": 1.0, "min_p": 1.0, "top_h": 1.0, "typical_p": 1.0, "epsilon_cutoff": 1.0, "eta_cutoff": 1.0}  # 0 to here
+_IDLE = {"num_beams": 1, "num_return_sequences": 1, "num_beam_groups": 1, "use_cache": True, "guidance_scale": 1, "length_penalty": 1,
+         "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0, "diversity_penalty": 0, "min_length": 0}  # fmt: skip
+_REASONS = {  # why not, by the names it holds for
+    "a search draws no sample from the policy": "num_beams num_beam_groups early_stopping length_penalty diversity_penalty constraints force_words_ids "
+    "penalty_alpha dola_layers low_memory",
+    "how many answers a prompt gets is the size of its group: num_generations": "num_return_sequences",
+    "the sampler keeps a cache of its own, the prompt's keys once and each answer's behind them": "use_cache cache_implementation cache_config "
+    "max_cache_len continuous_batching_config prefill_chunk_size compile_config disable_compile",
+    "no second model and no guess writes ahead": "is_assistant num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold "
+    "prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind target_lookbehind assistant_ensemble_weight "
+    "use_mtp speculation_type",
+    "it counts the prompt's tokens too; min_new_tokens and max_new_tokens count the answer's": "min_length max_length forced_eos_token_id",
+    "answers would depend on the clock": "max_time",
+    "tokens are returned, with log-probabilities where these are asked for": "output_attentions output_hidden_states output_scores output_logits "
+    "return_dict_in_generate",
+    "prompts are encoded, and answers filled up, with the policy's own tokens": "pad_token_id bos_token_id decoder_start_token_id "
+    "forced_bos_token_id token_healing",
+}  # fmt: skip
+
+# %% ../nbs/40_policy.ipynb #02a923c2
+def _given(
+    generation: dict[str, Any] | GenerationConfig | None,
+) -> dict[str, Any]:
+    "Settings that say something: neither None nor what holds anyway."
+    settings = vars(generation) if isinstance(generation, GenerationConfig) else generation or {}
+    hidden = {"transformers_version"} if isinstance(generation, GenerationConfig) else set()
+    said = {name: value for name, value in settings.items() if value is not None and name not in hidden and not name.startswith("_")}
+    return {name: value for name, value in said.items() if name in _HONOURED or value != _IDLE.get(name, False)}
+
+
+def check_generation(
+    generation: dict[str, Any] | GenerationConfig | None,  # settings of `generate`
+    training: bool = True,  # False: greedy answers are fine
+) -> None:
+    "Raises `ValueError` that names a setting which the sampler cannot honour, and says why."
+    reasons, settings = {name: reason for reason, names in _REASONS.items() for name in names.split()}, _given(generation)
+    for name in settings:
+        if name not in _HONOURED:
+            known = "it is not done here" if hasattr(GenerationConfig(), name) else "transformers' GenerationConfig has no such setting"
+            raise ValueError(f"{name}={settings[name]!r} cannot be honoured in sampling: {reasons.get(name, known)}")
+    for name, most in _SHARES.items():
+        if not 0 <= settings.get(name, 0) <= most:
+            raise ValueError(f"{name}={settings[name]!r} is no share from 0 to {most:g}")
+    if training and (settings.get("temperature", 1) <= 0 or settings.get("do_sample") is False):
+        name = "do_sample" if settings.get("do_sample") is False else "temperature"
+        raise ValueError(f"{name}={settings[name]!r} makes all answers of a group the same, so no answer is better than another: give temperature > 0")
+    if settings.get("temperature", 1) < 0:
+        raise ValueError(f"temperature={settings['temperature']!r} is below 0; 0 is greedy")
+    if (least := settings.get("min_new_tokens", 0)) > settings.get("max_new_tokens", least):
+        raise ValueError(f"min_new_tokens={least} is more than max_new_tokens={settings['max_new_tokens']}")
+    _processors(settings, [0], torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1))
+
+# %% ../nbs/40_policy.ipynb #a0a2e418
+with relying_on("transformers"):
+    must_have("transformers", GenerationMixin, {"_get_logits_processor": ("generation_config", "input_ids_seq_length", "encoder_input_ids", "model_kwargs")})
+
+
+def _processors(
+    settings: dict[str, Any],  # as `_given` has them
+    ends: Sequence[int],  # tokens that end an answer
+    prompts: torch.Tensor,  # (rows, P) int64: the prompt of each answer
+    mask: torch.Tensor,  # (rows, P) 1 for tokens, 0 for padding
+) -> LogitsProcessorList:
+    "transformers' processors of logits for these settings, in its order; it has a processor for each, and one place that knows them all."
+    greedy = settings.get("do_sample") is False or settings.get("temperature") == 0
+    names = {*_SHAPING, "temperature"} - ({*_WARPERS, "temperature"} if greedy else set())
+    generator = GenerationMixin()
+    generator.config = SimpleNamespace(is_encoder_decoder=False)
+    try:
+        config = GenerationConfig(do_sample=not greedy, **{name: value for name, value in settings.items() if name in names})
+        config._eos_token_tensor = torch.tensor(ends, device=prompts.device)
+        return generator._get_logits_processor(
+            config, prompts.shape[1], prompts, logits_processor=LogitsProcessorList(), device=str(prompts.device), model_kwargs={"attention_mask": mask}
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"transformers refuses a setting of sampling among {', '.join(sorted(names & {*settings}))}: {error}") from error
+
 # %% ../nbs/40_policy.ipynb #287ee40c
-def end_ids(policy: Policy) -> list[int]:
+def end_ids(
+    policy: Policy,
+    generation: dict[str, Any] | GenerationConfig | None = None,  # settings of sampling, which may name other ends
+) -> list[int]:
     "The tokens that end an answer, the end of the turn first. Raises `ValueError` for a tokenizer that names none."
     tokenizer, declared = policy.tokenizer, policy.model.generation_config.eos_token_id
+    asked = _given(generation).get("eos_token_id")
+    if asked is not None:
+        return _tokens_there(policy, "eos_token_id", [asked] if isinstance(asked, int) else asked)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer names no end of the turn: set tokenizer.eos_token, in Qwen-VL chats to '<|im_end|>'")
     others = declared if isinstance(declared, list) else [declared]
@@ -413,7 +512,18 @@ def end_ids(policy: Policy) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *(token for token in others if token not in fills)]))
 
 
-def never_sampled(policy: Policy) -> torch.Tensor:  # (vocabulary,) bool
+def _tokens_there(policy: Policy, name: str, tokens: Sequence[int]) -> list[int]:
+    "Tokens that a setting names. Raises `ValueError` for one that is not in the tokenizer, or for none."
+    size = len(policy.tokenizer)
+    if not tokens or any(not isinstance(token, int) or not 0 <= token < size for token in tokens):
+        raise ValueError(f"{name}={tokens!r} must name tokens from 0 to {size - 1}")
+    return [*tokens]
+
+# %% ../nbs/40_policy.ipynb #1504b228
+def never_sampled(
+    policy: Policy,
+    generation: dict[str, Any] | GenerationConfig | None = None,  # settings of sampling: the loss must bar what `suppress_tokens` bars
+) -> torch.Tensor:  # (vocabulary,) bool
     "True for tokens that no answer may hold: added ones except ends, thoughts and `allowed_tokens`, and rows without a token."
     size = policy.model.config.get_text_config().vocab_size
     banned = torch.zeros(size, dtype=torch.bool, device=policy.device)
@@ -423,7 +533,11 @@ def never_sampled(policy: Policy) -> torch.Tensor:  # (vocabulary,) bool
     banned[[*added.values()]] = True
     banned[len(policy.tokenizer) :] = True
     thoughts = [token for token in ("<think>", "</think>") if token in added and "<think>" in str(policy.processor.chat_template)]
-    banned[[*end_ids(policy), *(added[token] for token in (*policy.allowed_tokens, *thoughts))]] = False
+    banned[[*end_ids(policy, generation), *(added[token] for token in (*policy.allowed_tokens, *thoughts))]] = False
+    if suppressed := _given(generation).get("suppress_tokens"):
+        banned[_tokens_there(policy, "suppress_tokens", suppressed)] = True
+    if banned.all():
+        raise ValueError("suppress_tokens leaves no token to sample")
     return banned
 
 # %% ../nbs/40_policy.ipynb #2f8f7082
@@ -485,54 +599,219 @@ def let_share(
         inner.set_attn_implementation({"text_config": _register(original)})
 
 # %% ../nbs/40_policy.ipynb #723aec64
-def _next_tokens(
-    logits: torch.Tensor,  # (..., vocabulary)
-    banned: torch.Tensor,  # (vocabulary,) bool
-    temperature: float,  # 0: the most likely token
-) -> torch.Tensor:  # (...) int64
-    logits = logits.float().masked_fill(banned, -torch.inf)
-    if temperature == 0:
-        return logits.argmax(-1)
-    chances = torch.softmax(logits / temperature, -1)
-    return torch.multinomial(chances.flatten(0, -2), 1).view(chances.shape[:-1])
+class _Table:
+    "Which rows belong to which prompt, and how they stand side by side for it."
 
+    def __init__(self, owner: torch.Tensor):  # (rows,) int64 in order: the prompt of each row, of 0 to B - 1, none left out
+        counts, self.owner, self.rows = torch.bincount(owner), owner, None
+        if (most := int(counts.max())) * len(counts) > len(owner):  # prompts with fewer rows are padded, with any row
+            index = torch.arange(len(owner), device=owner.device)
+            self.places = owner * most + index - (counts.cumsum(0) - counts)[owner]
+            self.rows = index.new_zeros(len(counts) * most).index_copy(0, self.places, index)
 
-def _step_mask(
-    prompt_mask: torch.Tensor,  # (B, P) 1 for tokens, 0 for padding
-    n: int,  # answers a prompt
-    steps: int,  # tokens of each answer so far, this step's included
-) -> torch.Tensor:  # (B, 1, n, P + steps * n) bool: behind the prompt, the cache holds n tokens a step
-    own = torch.eye(n, dtype=torch.bool, device=prompt_mask.device).repeat(1, steps)
-    return torch.cat([prompt_mask.bool()[:, None].expand(-1, n, -1), own.expand(len(prompt_mask), -1, -1)], -1)[:, None]
+    def by_prompt(self, values: torch.Tensor, n: int) -> torch.Tensor:
+        "(heads, rows, queries, width) as (heads * B, most rows of a prompt * queries, width), for B = n."
+        values = values if self.rows is None else values[:, self.rows]
+        return values.reshape(len(values) * n, -1, values.shape[-1])
+
+    def by_row(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        "The way back, to the heads and queries of `like`."
+        values = values.view(len(like), -1, like.shape[2], values.shape[-1])
+        return values if self.rows is None else values[:, self.places]
 
 # %% ../nbs/40_policy.ipynb #f9f12b05
+class SharedPrompt:
+    "Keys and values of B prompts, kept once, and of rows that are written behind them: a packing for `let_share`."
+
+    def __init__(
+        self,
+        cache: Any,  # what the model kept of the prompts; it is emptied
+        mask: torch.Tensor,  # (B, P) 1 for tokens, 0 for padding
+        n: int,  # rows a prompt
+        longest: int,  # most tokens that a row will hold
+    ):
+        self.longest, self.length, self.hidden = longest, 0, None if mask.all() else mask == 0  # length: of each row, this step's token included
+        self.prompts, self.own = [], []  # of each layer: keys and values, (key heads, B, P, width) and (key heads, rows, room, width)
+        while cache.layers:  # one by one, so that no layer is held twice
+            layer = cache.layers.pop(0)
+            self.prompts.append(tuple(part.transpose(0, 1).contiguous() for part in (layer.keys, layer.values)))
+        self.table = _Table(torch.arange(len(mask), device=mask.device).repeat_interleave(n))
+
+    def keep(
+        self,
+        rows: torch.Tensor,  # (n,) int64, in order
+    ) -> None:
+        "Drops all other rows, and the prompts that no row follows any more."
+        prompts, owner = torch.unique(self.table.owner[rows], return_inverse=True)
+        for layer, pair in enumerate(self.own):
+            self.own[layer] = tuple(part.index_select(1, rows) for part in pair)
+        if len(prompts) < self.prompts[0][0].shape[1]:
+            for layer, pair in enumerate(self.prompts):
+                self.prompts[layer] = tuple(part.index_select(1, prompts) for part in pair)
+            self.hidden = None if self.hidden is None else self.hidden[prompts]
+        self.table = _Table(owner)
+
+    def attend(self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+        "Attention of one new token a row, (rows, 1, heads, width)."
+        return _joined(self, module.layer_idx, query, key, value, options["scaling"])
+
+# %% ../nbs/40_policy.ipynb #f8bb51bd
+def _room(
+    shared: SharedPrompt,
+    layer: int,
+    new: tuple[torch.Tensor, torch.Tensor],  # keys and values of this step's token, (rows, key heads, 1, width)
+) -> tuple[torch.Tensor, torch.Tensor]:  # (key heads * rows, tokens, width)
+    "Puts a step's keys and values behind those of its row; room for them doubles when it is used up."
+    at = shared.length - 1
+    if layer == len(shared.own):
+        shared.own.append(tuple(part.new_empty(part.shape[1], len(part), 0, part.shape[3]) for part in new))
+    if at == shared.own[layer][0].shape[2]:
+        room = min(shared.longest, max(64, 2 * at))
+        shared.own[layer] = tuple(torch.cat([part, part.new_empty(*part.shape[:2], room - at, part.shape[3])], 2) for part in shared.own[layer])
+    for part, token in zip(shared.own[layer], new, strict=True):
+        part[:, :, at] = token[:, :, 0].transpose(0, 1)
+    return tuple(part.flatten(0, 1)[:, : at + 1] for part in shared.own[layer])
+
+
+def _joined(shared: SharedPrompt, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    "One softmax over the keys of a row's prompt and those of its own; the query heads of a key head are queries side by side."
+    heads, dtype, table = key.shape[1], value.dtype, shared.table  # under autocast, keys come in float32 and values do not
+    past_keys, past_values = (part.flatten(0, 1).to(dtype) for part in shared.prompts[layer])
+    own_keys, own_values = _room(shared, layer, (key.to(dtype), value))
+    query = query.to(dtype).view(len(query), heads, -1, query.shape[-1]).transpose(0, 1).contiguous()  # (key heads, rows, queries, width)
+    n, nothing = len(past_keys) // heads, query.new_empty(())
+    past = torch.baddbmm(nothing, table.by_prompt(query, n), past_keys.transpose(1, 2), beta=0, alpha=scaling)
+    if shared.hidden is not None:
+        past.view(heads, n, -1, past.shape[-1]).masked_fill_(shared.hidden[:, None], -torch.inf)
+    own = torch.baddbmm(nothing, query.flatten(0, 1), own_keys.transpose(1, 2), beta=0, alpha=scaling).view(*query.shape[:3], -1)
+    shares = torch.cat([table.by_row(past, query), own], -1).softmax(-1, torch.float32).to(dtype)
+    of_past, of_own = shares.split([past.shape[-1], own.shape[-1]], -1)
+    found = torch.bmm(of_own.flatten(0, 1), own_values).view_as(query) + table.by_row(torch.bmm(table.by_prompt(of_past, n), past_values), query)
+    return found.transpose(0, 1).reshape(found.shape[1], 1, -1, found.shape[-1])
+
+# %% ../nbs/40_policy.ipynb #b3267fca
+@dataclass(frozen=True)
+class Answers:
+    "Sampled answers to B prompts, the n of a prompt in consecutive rows."
+    tokens: torch.Tensor  # (B * n, R) int64, padded behind the end
+    lengths: torch.Tensor  # (B * n,) int64, the end's token included
+    ended: torch.Tensor  # (B * n,) bool; False: cut at the longest answer
+    logps: torch.Tensor | None = None  # (B * n, R) float32 nats, 0 behind the end, where `scores` were asked for
+    entropies: torch.Tensor | None = None  # the same of the distribution that each token was drawn from
+
+
+class _Drawing:
+    "How tokens are drawn from logits."
+
+    def __init__(self, policy: Policy, settings: dict[str, Any], prompts: torch.Tensor, mask: torch.Tensor):
+        self.settings, self.ends, self.banned = settings, end_ids(policy, settings), never_sampled(policy, settings)
+        self.greedy = settings["temperature"] == 0 or settings.get("do_sample") is False
+        self.temperature = 1.0 if self.greedy else settings["temperature"]
+        self.prompts, self.mask, self.rows = prompts, mask, None  # of each row; which rows the processors were made for
+
+    def __call__(self, logits: torch.Tensor, rows: torch.Tensor, written: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Tokens (rows,), and the logarithms of the chances (rows, vocabulary) that the loss knows."
+        if self.rows is not rows:  # some have left; a processor may remember its rows
+            self.rows = rows
+            made = _processors(self.settings, self.ends, self.prompts[rows], self.mask[rows])
+            self.processors = None if all(isinstance(one, TemperatureLogitsWarper) for one in made) else made
+        logits = logits.float().masked_fill(self.banned, -torch.inf)
+        logps = (logits if self.temperature == 1 else logits / self.temperature).log_softmax(-1)
+        shaped = logps if self.processors is None else self.processors(torch.cat([self.prompts[rows], written], 1), logits).log_softmax(-1)
+        return shaped.argmax(-1) if self.greedy else torch.multinomial(shaped.exp(), 1)[:, 0], logps
+
+# %% ../nbs/40_policy.ipynb #235f8f0f
+class _Writing:
+    "Answers as far as they are written, and who still writes."
+
+    def __init__(self, policy: Policy, settings: dict[str, Any], batch: dict[str, torch.Tensor], n: int, scores: bool):
+        self.prompts, mask = (batch[name].repeat_interleave(n, 0) for name in ("input_ids", "attention_mask"))
+        self.draw, size = _Drawing(policy, settings, self.prompts, mask), (len(mask), settings["max_new_tokens"])
+        self.ends, self.pad = torch.tensor(self.draw.ends, device=mask.device), policy.pad_id
+        self.tokens = torch.full(size, self.pad, device=mask.device)
+        self.logps, self.entropies = (torch.zeros(size, device=mask.device) if scores else None for _ in range(2))
+        self.lengths, self.ended = mask.new_zeros(len(mask)), torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        self.rows, strings = torch.arange(len(mask), device=mask.device), settings.get("stop_strings")  # rows that are computed
+        self.strings = None if strings is None else StopStringCriteria(policy.tokenizer, strings)
+
+    def write(self, logits: torch.Tensor, step: int) -> torch.Tensor:  # (rows,) int64: the tokens to go on from
+        rows, writing = self.rows, ~self.ended[self.rows]
+        tokens, logps = self.draw(logits, rows, self.tokens[rows, :step])
+        self.tokens[rows, step] = tokens = tokens.where(writing, self.pad)
+        self.lengths[rows] += writing
+        over = torch.isin(tokens, self.ends)
+        if self.strings is not None:
+            over |= self.strings(torch.cat([self.prompts[rows], self.tokens[rows, : step + 1]], 1), None)
+        if self.logps is not None:
+            self.logps[rows, step] = logps.gather(1, tokens[:, None])[:, 0].where(writing, 0.0)
+            self.entropies[rows, step] = -(logps.exp() * logps.masked_fill(self.draw.banned, 0.0)).sum(-1).where(writing, 0.0)
+        self.ended[rows] |= over & writing
+        return tokens
+
+    def leave(self) -> torch.Tensor | None:  # (n,) int64: which of the computed rows stay; None: all
+        "Lets rows go whose answers have ended, once they are an eighth; one always stays."
+        live = (~self.ended[self.rows]).nonzero()[:, 0]
+        live = live if len(live) else live.new_zeros(1)
+        if len(live) > len(self.rows) * 7 / 8 or len(live) == len(self.rows):
+            return None
+        self.rows = self.rows[live]
+        return live
+
+# %% ../nbs/40_policy.ipynb #1106e75f
 @torch.no_grad()
-def sample_tokens(
+def sample_answers(
     policy: Policy,
     batch: dict[str, torch.Tensor],  # B prompts, from `collate`
     n: int = 1,  # answers a prompt
     *,
     temperature: float = 1.0,  # 0 is greedy
     max_new_tokens: int = 32,  # longest answer
-    stop: Callable[[torch.Tensor], bool] = torch.all,  # told which answers have ended, (B, n) bool: whether to stop
-) -> torch.Tensor:  # (B * n, R) int64, the answers of a prompt in consecutive rows, padded after the end
-    "Answers sampled from the policy; each prompt is computed and cached once."
-    model, stops = policy.model, torch.tensor(end_ids(policy), device=policy.device)
-    banned, pad = never_sampled(policy), torch.tensor(policy.pad_id, device=policy.device)
-    positions, following = prompt_positions(model, batch)
+    generation: dict[str, Any] | GenerationConfig | None = None,  # settings of `generate`, which go before the two above; see `check_generation`
+    scores: bool = False,  # whether log-probabilities and entropies are wanted
+    stop: Callable[[torch.Tensor], bool] | None = None,  # told which have ended, (B, n) bool: whether to stop; None: when all have
+) -> Answers:
+    "Answers sampled from the policy. With a `stop` of its own, a process goes on until that says so: for weights shared by processes."
+    settings = {"temperature": temperature, "max_new_tokens": max_new_tokens} | _given(generation)
+    check_generation(settings, training=False)
+    model, writing, stop = policy.model, _Writing(policy, settings, batch, n, scores), stop or torch.all
+    let_share(model)
+    positions, following = prompt_positions(unwrapped(model), batch)
     output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
-    logits, cache = output.logits.expand(-1, n, -1), output.past_key_values
-    ended, answers = torch.zeros(logits.shape[:2], dtype=torch.bool, device=policy.device), []
-    for step in range(max_new_tokens):
-        tokens = torch.where(ended, pad, _next_tokens(logits, banned, temperature))
-        answers.append(tokens)
-        ended |= torch.isin(tokens, stops)
-        if step == max_new_tokens - 1 or stop(ended):
+    shared = SharedPrompt(_cache_of(output), batch["attention_mask"], n, settings["max_new_tokens"])
+    logits, places = output.logits[:, -1].repeat_interleave(n, 0), following.repeat_interleave(n, 0)
+    everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)  # four axes: transformers makes no mask of its own
+    for step in range(settings["max_new_tokens"]):
+        tokens = writing.write(logits, step)
+        if step == settings["max_new_tokens"] - 1 or stop(writing.ended.view(-1, n)):
             break
-        places = (following + step).expand(3, -1, n)
-        mask = _step_mask(batch["attention_mask"], n, step + 1)
-        logits = model(input_ids=tokens, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True).logits
-    return torch.stack(answers, -1).flatten(0, 1)
+        if (kept := writing.leave()) is not None:
+            shared.keep(kept)
+            tokens, places = tokens[kept], places[kept]
+        shared.length = step + 1
+        logits = model(
+            input_ids=tokens[:, None], attention_mask=everything, position_ids=(places + step).expand(3, -1, -1), packing=shared, use_cache=False
+        ).logits[:, -1]
+    size = step + 1
+    scored = (part[:, :size] for part in (writing.logps, writing.entropies)) if scores else ()
+    return Answers(writing.tokens[:, :size], writing.lengths, writing.ended, *scored)
+
+# %% ../nbs/40_policy.ipynb #d0118479
+def _cache_of(output: Any) -> Any:
+    "The cache that a model returned, under either of its names in transformers 5. Raises `ValueError` where it kept none."
+    cache = output["cache"] if "cache" in output else output.get("past_key_values")
+    if cache is None or not len(cache.layers):
+        raise ValueError("the model kept no cache of the prompts: gradient checkpointing turns it off in training mode; call model.eval()")
+    return cache
+
+
+def sample_tokens(
+    policy: Policy,
+    batch: dict[str, torch.Tensor],  # B prompts, from `collate`
+    n: int = 1,  # answers a prompt
+    **options: Any,  # of `sample_answers`
+) -> torch.Tensor:  # (B * n, R) int64, the answers of a prompt in consecutive rows, padded after the end
+    "The tokens alone of `sample_answers`."
+    return sample_answers(policy, batch, n, **options).tokens
 
 # %% ../nbs/40_policy.ipynb #49e3e164
 def texts_of(
