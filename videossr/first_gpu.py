@@ -30,13 +30,15 @@ import psutil
 import torch
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PrinterCallback, Qwen3VLConfig, Qwen3VLForConditionalGeneration, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from .data import to_trl_dataset
-from .grpo import KERNELS, Packing, VideoGRPOConfig, VideoGRPOTrainer, _repeated, group_logps, packed_attention, plain_logps, warm_start
+from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from .memory import Workload, measured_peak, memory_plan
 from .policy import Policy, Prompt, collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
+from .prefix import Packing, _repeated, group_logps, plain_logps
 from .released import published_config
 from .runs import adapters, train_settings, write_whole
 from .show import Picture
@@ -446,16 +448,14 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 @part(seconds=45)
 def exact(bench: Bench) -> Found:
-    "Log-probabilities of shared and of copied prompts, a tiny policy in float32, each kernel: nats apart at most."
+    "Log-probabilities of shared and of copied prompts, a tiny policy in float32: nats apart at most."
     policy, shape = random_policy("tiny", bench.device, torch.float32), SHAPES["tiny"]
     batch, banned = collate([encode(policy, [moving_clip(shape)], QUESTION)], policy.pad_id, policy.device), never_sampled(policy)
     answers = torch.randint(10, 300, (1, shape.group_size, shape.answer_tokens), device=policy.device)
     rest = (policy.model, batch, answers, torch.ones_like(answers), banned)
     with torch.no_grad():
-        copied = plain_logps(*rest)[0]
-        for kernel in KERNELS:
-            found = attempt(lambda kernel=kernel: group_logps(*rest, kernel=kernel)[0])
-            yield {kernel: found if isinstance(found, str) else (found - copied).abs().max().item()}
+        found = attempt(lambda: (group_logps(*rest)[0] - plain_logps(*rest)[0]).abs().max().item())
+    yield {"nats apart": found}
 
 # %% ../nbs/57_first_gpu.ipynb #5fcd90ed
 def _stored(frames: np.ndarray, folder: Path, name: str) -> list[str]:
@@ -551,18 +551,21 @@ _BACKENDS = {"default": None, "flash": SDPBackend.FLASH_ATTENTION, "efficient": 
 
 
 def _attention(bench: Bench) -> Callable[[str], None]:
-    "A forward and backward pass of one layer's attention, by the kernel's name."
+    "A forward and backward pass of one layer's attention, with a prompt that is shared or copied."
     small, shape = random_policy("tiny"), bench.shape
     text, n_prompt = release_config(bench.size).text_config, len(encode(small, [moving_clip(shape)], QUESTION))
     heads = (text.num_attention_heads, text.num_key_value_heads, text.num_key_value_heads)
     size = (n_prompt + shape.group_size * shape.answer_tokens, text.head_dim)
     parts = [torch.randn(1, n, *size, device=bench.device, dtype=torch.bfloat16, requires_grad=True) for n in heads]
-    lengths = ((shape.answer_tokens,) * shape.group_size,)
-    packings = {kernel: Packing((n_prompt,), lengths, kernel, bench.device) for kernel in KERNELS}  # these keep their masks
+    packing = Packing((n_prompt,), ((shape.answer_tokens,) * shape.group_size,), bench.device)
     layer = SimpleNamespace(num_key_value_groups=heads[0] // heads[1], is_causal=True, training=True)
+    rows = [torch.randn(shape.group_size, n, n_prompt + shape.answer_tokens, text.head_dim, device=bench.device, dtype=torch.bfloat16, requires_grad=True) for n in heads]
 
-    def run(kernel: str) -> None:
-        output, _ = packed_attention(layer, *parts, None, packings[kernel], scaling=text.head_dim**-0.5)
+    def run(kind: str) -> None:
+        if kind == "shared":
+            output = packing.attend(layer, *parts, scaling=text.head_dim**-0.5)
+        else:
+            output = scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=True)
         output.sum().backward()
 
     return run
@@ -577,15 +580,10 @@ def _timed(call: Callable[[], None], backend: SDPBackend | None, device: torch.d
 def kernels(bench: Bench) -> Found:
     "Seconds of one layer's attention, forward and backward, by kernel."
     run, seconds = _attention(bench), {}
-    for kernel in KERNELS:
-        if kernel == "flex" and bench.device.type == "cpu":
-            yield {kernel: "left out: it has no backward pass on a CPU"}
-            continue
+    for kind in ("shared", "copied"):
         for name, backend in _BACKENDS.items():
-            if kernel == "flex" and backend is not None:
-                continue  # has no other
-            key = f"{kernel}, {name}"
-            seconds[key] = attempt(lambda kernel=kernel, backend=backend: _timed(lambda: run(kernel), backend, bench.device))
+            key = f"{kind}, {name}"
+            seconds[key] = attempt(lambda kind=kind, backend=backend: _timed(lambda: run(kind), backend, bench.device))
             yield {key: seconds[key]}
     timed = {key: value for key, value in seconds.items() if isinstance(value, float)}
     yield {"fastest": min(timed, key=timed.get)}

@@ -6,288 +6,63 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
+import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
+from unittest import mock
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tqdm.auto import tqdm
-from transformers import AttentionInterface, PreTrainedModel, ProcessorMixin, TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from accelerate.utils import gather_object
 
 from .families import family_of
 from videossr.policy import (
     Policy,
     Prompt,
+    check_generation,
     check_parse,
     collate,
     encode_sample,
     end_ids,
     load_policy,
     never_sampled,
-    prompt_positions,
-    sample_tokens,
-    vision_inputs,
+    sample_answers,
+    unwrapped,
     whole_weights,
 )
+from .prefetch import Ahead, WorkerPool
+from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
 from .tasks import Sample
 from .versions import advice, must_have, relying_on
 
 # %% auto #0
-__all__ = ['KERNELS', 'group_mask', 'Packing', 'packed_attention', 'attend_packed', 'group_logps', 'plain_logps',
-           'borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps',
-           'replace_groups', 'last_checkpoint', 'VideoGRPOTrainer']
+__all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps', 'VideoGRPOTrainer',
+           'replace_groups', 'group_totals', 'last_checkpoint']
 
 # %% ../nbs/41_grpo.ipynb #c7d8e9f1
 with relying_on("transformers"):
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 with relying_on("trl"):
     from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer import grpo_trainer
     from trl.models import unwrap_model_for_generation
     from trl.trainer.utils import RepeatSampler
 if TYPE_CHECKING:
     from datasets import Dataset
-
-# %% ../nbs/41_grpo.ipynb #14363975
-def group_mask(
-    n_prompt: int,  # tokens of the prompt
-    lengths: Sequence[int],  # tokens of each answer
-    device: str | torch.device = "cpu",
-) -> torch.Tensor:  # (n_prompt + sum of lengths, the same) bool, True: the row may look at the column
-    "Who sees whom in one packed group."
-    owner = [-1] * n_prompt + [answer for answer, length in enumerate(lengths) for _ in range(length)]
-    owner = torch.tensor(owner, device=device)  # -1: the prompt, seen by all
-    related = (owner[None, :] == -1) | (owner[None, :] == owner[:, None])
-    return related.tril()
-
-# %% ../nbs/41_grpo.ipynb #72571d2e
-@dataclass(frozen=True)
-class Packing:
-    "Groups in one row of N tokens: lengths in tokens of their prompts and of their answers."
-    prompts: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
-    kernel: str = "split"  # how attention is computed: a key of `KERNELS`
-    device: str | torch.device = "cpu"
-
-    @cached_property
-    def groups(self) -> list[tuple[int, int, int, torch.Tensor]]:
-        "Of each group: where it begins, where its answers begin, where it ends, and (A, P + A) whom its A answer tokens see."
-        found, start = [], 0
-        for n_prompt, lengths in zip(self.prompts, self.answers, strict=True):
-            middle, end = start + n_prompt, start + n_prompt + sum(lengths)
-            found.append((start, middle, end, group_mask(n_prompt, lengths, self.device)[n_prompt:]))
-            start = end
-        return found
-
-    @cached_property
-    def mask(self) -> torch.Tensor:
-        "(1, 1, N, N) bool: everything in one mask."
-        blocks = [group_mask(*group, self.device) for group in zip(self.prompts, self.answers, strict=True)]
-        return torch.block_diag(*blocks).bool()[None, None]
-
-    @cached_property
-    def block_mask(self) -> Any:
-        "The same for FlexAttention, which skips blocks that nobody sees."
-        mask, size = self.mask[0, 0], self.mask.shape[-1]
-        return create_block_mask(lambda batch, head, row, column: mask[row, column], 1, 1, size, size, self.device)
-
-# %% ../nbs/41_grpo.ipynb #b5ca4156
-def _split(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, **options: Any) -> torch.Tensor:
-    parts = []
-    for start, middle, end, mask in packing.groups:
-        prompt = [part[:, :, start:middle] for part in (query, key, value)]
-        parts.append(sdpa_attention_forward(module, *prompt, None, is_causal=True, **options)[0])
-        everything = [query[:, :, middle:end], key[:, :, start:end], value[:, :, start:end]]
-        parts.append(sdpa_attention_forward(module, *everything, mask[None, None], is_causal=False, **options)[0])
-    return torch.cat(parts, 1)
-
-
-def _masked(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, **options: Any) -> torch.Tensor:
-    return sdpa_attention_forward(module, query, key, value, packing.mask, is_causal=False, **options)[0]
-
-
-@cache
-def _flex_kernel(device_type: str) -> Callable:
-    "Compiled where it is worth it: the compiled one has no backward pass on a CPU."
-    return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention
-
-
-def _flex(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, scaling: float, **_: Any) -> torch.Tensor:
-    grouped = query.shape[1] != key.shape[1]  # several query heads share a key head
-    attend = _flex_kernel(query.device.type)
-    return attend(query, key, value, block_mask=packing.block_mask, scale=scaling, enable_gqa=grouped).transpose(1, 2)
-
-
-KERNELS: dict[str, Callable[..., torch.Tensor]] = {"split": _split, "masked": _masked, "flex": _flex}
-
-# %% ../nbs/41_grpo.ipynb #af2ee5e9
-def packed_attention(
-    module: torch.nn.Module,  # the attention layer
-    query: torch.Tensor,  # (1, heads, N, width of a head); key and value likewise
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    packing: Packing | None = None,  # None: transformers' SDPA
-    **options: Any,  # scaling and dropout
-) -> tuple[torch.Tensor, None]:  # (1, N, heads, width of a head), and no weights
-    "Attention of packed groups, as an attention function of transformers."
-    if packing is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    options.pop("is_causal", None)
-    return KERNELS[packing.kernel](module, query, key, value, packing, **options), None
-
-
-AttentionInterface.register("packed", packed_attention)
-AttentionMaskInterface.register("packed", sdpa_mask)
-
-
-def attend_packed(
-    model: torch.nn.Module,  # changed in place; wrappers of it are fine
-) -> None:
-    "Lets a model's language layers understand a `Packing`; without one they compute SDPA as before."
-    inner = _unwrapped(model)
-    if inner.config.get_text_config()._attn_implementation != "packed":
-        inner.set_attn_implementation({"text_config": "packed"})
-
-# %% ../nbs/41_grpo.ipynb #44e3f44e
-def _token_logps(
-    logits: torch.Tensor,  # (..., vocabulary), each predicts the token beside it
-    tokens: torch.Tensor,  # (...)
-    banned: torch.Tensor,  # (vocabulary,) bool
-    temperature: float,
-    bonus: bool,  # whether the entropy is part of the loss
-) -> tuple[torch.Tensor, torch.Tensor]:  # log-probabilities and entropies in nats, both (...) float32
-    logps = (logits.float() / temperature).masked_fill(banned, -torch.inf).log_softmax(-1)
-    with contextlib.nullcontext() if bonus else torch.no_grad():  # a gradient would keep copies of all logits
-        entropy = -(logps.exp() * logps.masked_fill(banned, 0.0)).sum(-1)
-    return logps.gather(-1, tokens[..., None])[..., 0], entropy
-
-
-def _spread(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    "Puts the values of real tokens in their places, and 0 where there is none."
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-# %% ../nbs/41_grpo.ipynb #13208021
-def _pack(
-    batch: dict[str, torch.Tensor],  # B prompts, from `collate`
-    answers: torch.Tensor,  # (B, G, R)
-    answer_mask: torch.Tensor,  # (B, G, R) bool
-    places: torch.Tensor,  # (3, B, P + G * R): positions of prompts and answers
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # tokens (1, N), positions (3, 1, N), (A,) before whom each answer token stands
-    "Real tokens of all groups in one row; N counts all of them, A those of answers."
-    real = torch.cat([batch["attention_mask"], answer_mask.flatten(1)], 1).bool()
-    row = torch.cat([batch["input_ids"], answers.flatten(1)], 1)[real][None]
-    index = real.flatten().cumsum(0).view(real.shape) - 1  # where each token stands in the row
-    n_prompt, (_, n_answers, length) = batch["input_ids"].shape[1], answers.shape
-    mine = index[:, n_prompt:].view(answers.shape)
-    last = index[:, n_prompt - 1, None, None].expand(-1, n_answers, 1)  # the prompt's last token predicts each answer's first
-    before = torch.cat([last, mine[:, :, : length - 1]], 2)
-    return row, places[:, real][:, None], before[answer_mask]
-
-# %% ../nbs/41_grpo.ipynb #0c6669df
-def _answer_places(
-    following: torch.Tensor,  # (B, 1) int64, from `prompt_positions`
-    n_answers: int,
-    length: int,  # tokens of the longest answer
-) -> torch.Tensor:  # (3, B, G, R) int64
-    "M-RoPE positions of answers: each goes on behind its prompt as if it were alone."
-    places = following[:, :, None] + torch.arange(length, device=following.device)
-    return places.expand(3, -1, n_answers, -1)
-
-# %% ../nbs/41_grpo.ipynb #46108473
-def group_logps(
-    model: PreTrainedModel,
-    batch: dict[str, torch.Tensor],  # B prompts, from `collate`
-    answers: torch.Tensor,  # (B, G, R) int64
-    answer_mask: torch.Tensor,  # (B, G, R) 1 for tokens of the answer
-    banned: torch.Tensor,  # (vocabulary,) bool: never sampled, so never likely
-    temperature: float = 1.0,  # of sampling
-    *,
-    kernel: str = "split",  # a key of `KERNELS`
-    bonus: bool = False,  # whether a gradient through the entropy is wanted
-) -> tuple[torch.Tensor, torch.Tensor]:  # log-probabilities and entropies, (B, G, R) float32, 0 where masked
-    "Log-probabilities of the answers of each group from one packed pass: each prompt is computed once, and no padding."
-    attend_packed(model)
-    answer_mask, (_, n_answers, length) = answer_mask.bool(), answers.shape
-    positions, following = prompt_positions(_unwrapped(model), batch)
-    places = torch.cat([positions, _answer_places(following, n_answers, length).flatten(2)], 2)
-    row, places, before = _pack(batch, answers, answer_mask, places)
-    lengths = tuple(map(tuple, answer_mask.sum(2).tolist()))
-    packing = Packing(tuple(batch["attention_mask"].sum(1).tolist()), lengths, kernel, row.device)
-    output = model(
-        input_ids=row, position_ids=places, packing=packing, use_cache=False, logits_to_keep=before, **vision_inputs(batch),
-        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.device),  # four axes: transformers makes no mask of its own
-    )  # fmt: skip
-    logps, entropies = _token_logps(output.logits[0], answers[answer_mask], banned, temperature, bonus)
-    return _spread(logps, answer_mask), _spread(entropies, answer_mask)
-
-# %% ../nbs/41_grpo.ipynb #9c405dd9
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    "The Qwen3-VL inside wrappers for adapters or several processes."
-    return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
-
-# %% ../nbs/41_grpo.ipynb #f70a224b
-_CLIPS = (  # kind of token, patches, and what there is one of for each image or video
-    (1, "pixel_values", ("image_grid_thw",)),
-    (2, "pixel_values_videos", ("video_grid_thw", "second_per_grid_ts")),
-)
-
-
-def _repeated(
-    batch: dict[str, torch.Tensor],  # B prompts, from `collate`
-    n: int,  # copies of each
-) -> dict[str, torch.Tensor]:  # B * n prompts, copies side by side
-    "Copies of each prompt and of its frames."
-    rows = torch.arange(len(batch["input_ids"])).repeat_interleave(n)
-    copies = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    for kind, pixels, each in _CLIPS:
-        if pixels not in batch:
-            continue
-        slots = (batch["mm_token_type_ids"] == kind).sum(1).cumsum(0)
-        sizes = batch[each[0]].prod(1)  # patches of each clip
-        owners = torch.searchsorted(slots * (sizes.sum() // slots[-1]), sizes.cumsum(0))  # whose clip it is
-        for name in each:
-            if name in batch:
-                copies[name] = torch.cat([batch[name][owners == row] for row in rows.tolist()])
-        parts = batch[pixels].split(sizes.tolist())
-        copies[pixels] = torch.cat([part for row in rows.tolist() for part, owner in zip(parts, owners.tolist(), strict=True) if owner == row])
-    return copies
-
-# %% ../nbs/41_grpo.ipynb #75091bb7
-def plain_logps(
-    model: PreTrainedModel,
-    batch: dict[str, torch.Tensor],  # B prompts, from `collate`
-    answers: torch.Tensor,  # (B, G, R) int64
-    answer_mask: torch.Tensor,  # (B, G, R)
-    banned: torch.Tensor,  # (vocabulary,) bool
-    temperature: float = 1.0,
-    *,
-    bonus: bool = False,  # as in `group_logps`
-) -> tuple[torch.Tensor, torch.Tensor]:  # as `group_logps`
-    "The same numbers from G copies of each prompt: what other trainers compute."
-    _, n_answers, length = answers.shape
-    copies, tail, tail_mask = _repeated(batch, n_answers), answers.flatten(0, 1), answer_mask.flatten(0, 1)
-    positions, following = prompt_positions(_unwrapped(model), batch)
-    places = torch.cat([positions.repeat_interleave(n_answers, 1), _answer_places(following, n_answers, length).flatten(1, 2)], 2)
-    output = model(
-        input_ids=torch.cat([copies["input_ids"], tail], 1),
-        attention_mask=torch.cat([copies["attention_mask"], tail_mask], 1),
-        position_ids=places, use_cache=False, logits_to_keep=length + 1, **vision_inputs(copies),
-    )  # fmt: skip
-    found = _token_logps(output.logits[:, :-1], tail, banned, temperature, bonus)
-    # A banned token only stands there as padding, with log-probability minus infinity.
-    return tuple(values.masked_fill(tail_mask == 0, 0.0).view(answers.shape) for values in found)
 
 # %% ../nbs/41_grpo.ipynb #3bcf264f
 def borrowed_answers(
@@ -350,18 +125,17 @@ def warm_start(
     policy.model.eval()
     return losses
 
-# %% ../nbs/41_grpo.ipynb #246a9be7
+# %% ../nbs/41_grpo.ipynb #4e24efdb
 @dataclass
 class VideoGRPOConfig(GRPOConfig):
     "`trl.GRPOConfig` with the settings of this kit; one `per_device_train_batch_size` counts rollouts, as in TRL."
     share_prefix: bool = field(default=True, metadata={"help": "Compute each group's prompt once, in one packed sequence."})
-    kernel: str = field(default="split", metadata={"help": "Attention of packed groups: split, masked or flex."})
     refill: int = field(default=0, metadata={"help": "How often groups without variance are replaced by groups of other prompts."})
     rollout_groups: int = field(default=8, metadata={"help": "Prompts of a step that are sampled at once on a device."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean over an answer's tokens, then over answers."})
     max_completion_length: int | None = field(default=32, metadata={"help": "Longest answer in tokens."})
+    use_bias_correction_kl: bool = field(default=False, metadata={"help": "Times the ratio, the KL term has another gradient than GRPO's."})
     router_aux_loss_coef: float | None = field(default=0.0, metadata={"help": "Load balancing of experts is not computed on shared prompts: 0."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "The reward needs the other columns."})
 
     @classmethod
     def paper(cls, output_dir: str, **changes: Any) -> VideoGRPOConfig:
@@ -380,11 +154,22 @@ class VideoGRPOConfig(GRPOConfig):
             "learning_rate": 5e-4, "lr_scheduler_type": "linear", "warmup_steps": 10, "num_generations": 16, "beta": 0.2,
             "per_device_train_batch_size": 128, "max_completion_length": 8, "adam_beta2": 0.99, "max_grad_norm": 1.0,
             "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "logging_steps": 1, "save_strategy": "no",
-            "report_to": "none",
+            "report_to": "none", "use_bias_correction_kl": True,
         }  # fmt: skip
         return cls(output_dir, **{**settings, **changes})
 
-# %% ../nbs/41_grpo.ipynb #3ce8fd6f
+    @classmethod
+    def of(cls, args: GRPOConfig) -> VideoGRPOConfig:
+        "TRL's own configuration, with this kit's settings at their defaults."
+        if isinstance(args, cls):
+            return args
+        made = copy.copy(args)
+        made.__class__ = cls
+        for name in ("share_prefix", "refill", "rollout_groups"):
+            setattr(made, name, cls.__dataclass_fields__[name].default)
+        return made
+
+# %% ../nbs/41_grpo.ipynb #c8238129
 def split_groups(
     batch: dict[str, Any],  # tensors whose first axis counts rollouts, groups in consecutive rows; other values are kept
     group_size: int,  # rollouts a group
@@ -401,7 +186,7 @@ def split_groups(
         for part in rows.chunk(n_parts)
     ]
 
-# %% ../nbs/41_grpo.ipynb #8f36aa39
+# %% ../nbs/41_grpo.ipynb #7ce05dc7
 class Curriculum(Protocol):
     "Chooses rows of the training set; the same in all processes, which see the same rewards."
 
@@ -409,7 +194,7 @@ class Curriculum(Protocol):
         "Numbers of `n` rows; the same for the same state and seed."
 
     def observe(self, rows: Sequence[int], rewards: Sequence[Sequence[float]]) -> None:
-        "What the groups of these rows were rewarded with, in [0, 1]."
+        "What the groups of these rows were rewarded with: the weighted mean of the rewards of each answer, without those that could not be scored."
 
     def state(self) -> dict[str, Any]:
         "JSON values from which `restore` goes on."
@@ -420,28 +205,100 @@ class Curriculum(Protocol):
     def metrics(self) -> dict[str, float]:
         "Numbers for the log."
 
-# %% ../nbs/41_grpo.ipynb #3b6cc45f
-def _check(args: VideoGRPOConfig, dataset: Dataset | None) -> None:
+# %% ../nbs/41_grpo.ipynb #adcbf53f
+_REFUSED = {  # settings that stay at their default, by the reason
+    "rollouts come from sample_answers; another engine can answer through rollout_func": "use_vllm vllm_mode vllm_model_impl vllm_enable_sleep_mode "
+    "vllm_structured_outputs_regex vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port "
+    "vllm_gpu_memory_utilization vllm_max_model_length vllm_tensor_parallel_size use_transformers_paged use_transformers_continuous_batching "
+    "transformers_continuous_batching_config",
+    "the prompt's cache is kept once a group, in a form of its own": "cache_implementation",
+    "answers are of one turn, without tools": "max_tool_calling_iterations",
+    "no code of a checkpoint is run": "trust_remote_code",
+    "rewards and encoding need the other columns": "remove_unused_columns",
+    "the next generation batch is always encoded ahead, by dataloader_num_workers processes": "dataloader_prefetch_factor "
+    "dataloader_persistent_workers dataloader_multiprocessing_context dataloader_in_order",
+    "the attention and the head of a shared prompt are this kit's own, and were not tried so": "use_liger_kernel liger_kernel_config "
+    "torch_compile_backend torch_compile_mode torch_compile",
+    "the loss is TRL's, of sampled answers": "neftune_noise_alpha label_smoothing_factor label_names average_tokens_across_devices "
+    "include_num_input_tokens_seen",
+    "prompts come in the order of the seed": "train_sampling_strategy length_column_name data_seed",
+    "an evaluation is rollouts and their rewards, nothing else": "prediction_loss_only eval_do_concat_batches eval_use_gather_object "
+    "eval_accumulation_steps include_for_metrics batch_eval_metrics",
+    "load balancing of experts is not part of this loss: leave it at 0": "router_aux_loss_coef",
+}
+_LEAST = {"temperature": 1e-6, "refill": 0, "rollout_groups": 1}
+
+
+def _check_settings(args: VideoGRPOConfig) -> None:
     "Raises `ValueError` for settings that would only fail later, or silently do something else."
-    missing = {"prompt", "task", "answer", "sample"} - set(getattr(dataset, "column_names", None) or ())
-    if missing:
-        raise ValueError(f"the dataset lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+    usual_values = {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(args)}
+    for reason, names in _REFUSED.items():
+        for name in names.split():
+            value, usual = getattr(args, name), usual_values[name]
+            if value != usual and (value or usual):  # None, False, 0 and [] say the same
+                raise ValueError(f"{name} is {value!r}, which VideoGRPOTrainer cannot do: {reason}")
+    for name, least in _LEAST.items():
+        if not getattr(args, name) >= least:
+            raise ValueError(f"{name} is {getattr(args, name)!r}; the least is {least:g}")
+    try:
+        check_generation(_generation(args))
+    except ValueError as error:
+        raise ValueError(f"sampling (top_k, top_p, min_p, repetition_penalty and generation_kwargs): {error}") from error
+    if (other := (args.generation_kwargs or {}).get("temperature", args.temperature)) != args.temperature:
+        raise ValueError(f"generation_kwargs asks for temperature {other:g} and temperature is {args.temperature:g}; the loss must know one: give temperature alone")
     if args.per_device_train_batch_size % args.num_generations:
         raise ValueError(
             f"per_device_train_batch_size ({args.per_device_train_batch_size}) counts rollouts and must be a multiple of "
             f"num_generations ({args.num_generations}), so that a group stays on one device"
         )
-    if args.router_aux_loss_coef:
-        raise ValueError(f"router_aux_loss_coef is {args.router_aux_loss_coef:g}, and load balancing of experts is not part of this loss: leave it at 0")
-    if args.kernel not in KERNELS:
-        raise ValueError(f"no kernel {args.kernel!r}; choose from {', '.join(KERNELS)}")
-    steps = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
-    if args.save_strategy == "steps" and args.save_steps % steps:
-        raise ValueError(f"rollouts serve {steps:g} optimiser steps and are not saved: make save_steps ({args.save_steps}) a multiple of that")
+    every, passes = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    if args.save_strategy == "steps" and args.save_steps * passes % every:
+        least = every // math.gcd(every, passes)
+        raise ValueError(f"rollouts serve {every} passes and are not saved: make save_steps ({args.save_steps:g}) a multiple of {least}")
 
-# %% ../nbs/41_grpo.ipynb #a9e2d7b1
+
+def _generation(args: VideoGRPOConfig) -> dict[str, Any]:
+    "How answers are sampled, in the words of a `GenerationConfig`."
+    named = {name: getattr(args, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
+    return {**named, **(args.generation_kwargs or {})}
+
+# %% ../nbs/41_grpo.ipynb #0962cf5e
+_COLUMNS = {"prompt", "task", "answer", "sample"}
+
+
+def _check_data(args: VideoGRPOConfig, rows: Any, held_out: Any) -> None:
+    "Raises `ValueError` for rows that cannot be encoded, or would not be trained on."
+    sets = {"train_dataset": rows, **({f"eval_dataset {name}": one for name, one in held_out.items()} if isinstance(held_out, dict) else {"eval_dataset": held_out})}
+    for name, one in sets.items():
+        if one is None and name != "train_dataset":
+            continue
+        if not hasattr(one, "column_names") or not hasattr(one, "__getitem__"):
+            raise ValueError(f"{name} must be a datasets.Dataset, whose rows can be had by number, not {type(one).__name__}; make it with videossr.data.to_trl_dataset")
+        if missing := _COLUMNS - set(one.column_names):
+            raise ValueError(f"{name} lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+    needed = args.generation_batch_size // args.num_generations
+    if len(rows) < needed:
+        raise ValueError(
+            f"{len(rows)} prompts are fewer than the {needed} of one generation batch, so not one step would be taken: give more samples, "
+            "or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
+        )
+    size = args.num_generations_eval or args.num_generations
+    if held_out is not None and args.per_device_eval_batch_size % size:
+        raise ValueError(f"per_device_eval_batch_size ({args.per_device_eval_batch_size}) counts answers and must be a multiple of {size}, the answers a prompt, so that a group stays on one device")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    "Raises `ValueError` for arguments of TRL's trainer that this one cannot honour."
+    for name, reason in {"tools": "answers are of one turn", "environment_factory": "answers are of one turn"}.items():
+        if options.get(name):
+            raise ValueError(f"{name} is given, which VideoGRPOTrainer cannot do: {reason}")
+    if getattr(adapters := options.get("peft_config"), "is_prompt_learning", False):
+        raise ValueError(f"peft_config is a {type(adapters).__name__}: prompt learning puts its tokens before a shared prompt, which this trainer computes once a group: give a LoraConfig")
+
+# %% ../nbs/41_grpo.ipynb #dbf400c0
 _REPLACED = {
     "_generate_and_score_completions": ("inputs",),
+    "_generate": ("prompts",),
     "_tokenize_prompts": ("prompts",),
     "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
     "_prepare_inputs": ("generation_batch",),
@@ -449,11 +306,12 @@ _REPLACED = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
     "_get_train_sampler": (),
+    "_get_dataloader": ("dataset",),
     "_save_checkpoint": ("model", "trial"),
 }
 must_have("trl", GRPOTrainer, _REPLACED)
 
-# %% ../nbs/41_grpo.ipynb #2c9c8ee0
+# %% ../nbs/41_grpo.ipynb #7aa75940
 def lost_steps(
     model: torch.nn.Module,
     learning_rate: float,  # about the length of a step
@@ -469,39 +327,69 @@ def lost_steps(
         still, total = still + weight.numel() * (1 - moved), total + weight.numel()
     return still / max(total, 1)
 
-# %% ../nbs/41_grpo.ipynb #305c66ed
-class _Encoded(GRPOTrainer):
-    "Step one: policy, dataset and batch size are checked, and the policy's model goes to TRL."
+# %% ../nbs/41_grpo.ipynb #90b12bea
+@dataclass
+class _Work:
+    "The groups that a pass is about."
+    prompts: list[Prompt]
+    groups: list[int]  # number of the prompt of each group
+    live: list[int] | None = None  # groups that have a gradient; None: all
+    known: torch.Tensor | None = None  # (rows, R) entropies from sampling, for the others
+    looked: bool = False  # whether log-probabilities came by our method
+    scores: list[torch.Tensor] = field(default_factory=list)  # entropies of each answer, as sampled
+
+
+def _encode_row(policy: Policy, sample: str) -> Prompt:
+    "The prompt of a row's sample, as JSON."
+    return encode_sample(policy, Sample.from_json(sample))
+
+
+@contextlib.contextmanager
+def _reference_in_memory(model: PreTrainedModel, from_disk: bool) -> Iterator[None]:
+    "Inside, TRL's reference is a copy of the model instead of what the folder holds that it came from."
+    def copied(*_: Any, **__: Any) -> PreTrainedModel:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+
+    with contextlib.nullcontext() if from_disk else mock.patch.object(grpo_trainer, "create_model_from_path", copied):
+        yield
+
+# %% ../nbs/41_grpo.ipynb #5676b7c0
+class VideoGRPOTrainer(GRPOTrainer):
+    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
 
     def __init__(
         self,
         model: Policy | PreTrainedModel | str | Path,  # trained in place; a name or folder goes to `load_policy`, with `args.model_init_kwargs`
         reward_funcs: Callable | list[Callable] = videossr_reward,
-        args: VideoGRPOConfig | None = None,
+        args: GRPOConfig | None = None,  # a `VideoGRPOConfig`, or TRL's own
         train_dataset: Dataset | None = None,  # from `videossr.data.to_trl_dataset`
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         *,
         processing_class: ProcessorMixin | None = None,  # of a model that is not a `Policy`
         curriculum: Curriculum | None = None,  # chooses the prompts; None: each epoch takes all rows in a random order
+        rollout_func: Callable[[list, VideoGRPOTrainer], dict[str, list]] | None = None,  # another engine that answers, as in TRL
+        quantization_config: Any = None,  # of a model that is given by name
         **kwargs: Any,  # handed to `trl.GRPOTrainer`, e.g. callbacks, peft_config, optimizers
     ):
-        args = args or VideoGRPOConfig("video-grpo")
-        wishes = args.model_init_kwargs or {}
-        if wishes and not isinstance(model, (str, Path)):
-            raise ValueError(f"model_init_kwargs ({', '.join(wishes)}) are for a model that is given by name; load_policy(name, **model_init_kwargs) takes them")
-        policy = load_policy(model, **wishes) if isinstance(model, (str, Path)) else model
-        if not isinstance(policy, Policy):
-            if processing_class is None:
-                raise ValueError("give the model's processor as processing_class, or a Policy, which holds both")
-            policy = Policy(policy, processing_class)
-        family_of(policy.model.config)  # of another kind, nothing would be right
+        args = VideoGRPOConfig.of(args or VideoGRPOConfig("video-grpo"))
+        _check_settings(args)
+        _check_options(kwargs)
+        _check_data(args, train_dataset, eval_dataset)
+        policy = _policy_of(model, args, processing_class, quantization_config)
         for reward in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
             check_parse(policy, "paper" if reward is videossr_reward else getattr(reward, "parse", ""))
-        _check(args, train_dataset)
-        self.policy, self._prompts, self._rows = policy, [], torch.empty(0, dtype=torch.long)
-        self.curriculum, self._plan = curriculum, []
-        with whole_weights():  # of the reference
-            super().__init__(policy.model, reward_funcs, args, train_dataset, processing_class=policy.processor, **kwargs)
-        self._banned, self._ends = never_sampled(policy).to(self.accelerator.device), {*end_ids(policy)}
+        self.policy, self.curriculum, self._plan = policy, curriculum, []
+        self._banned = never_sampled(policy, _generation(args))
+        self._work, self._sampled, self._tokens, self._resumed = _Work([], []), (-1, []), np.zeros(2), None
+        let_score(policy.model)
+        zero3 = getattr(args.deepspeed_plugin, "zero_stage", 0) == 3
+        with whole_weights(), _reference_in_memory(policy.model, zero3):
+            super().__init__(policy.model, reward_funcs, args, train_dataset, eval_dataset, processing_class=policy.processor, **kwargs)
+        if rollout_func is not None:
+            self.rollout_func = partial(_answered_elsewhere, rollout_func)
+        blind = replace(policy, model=SimpleNamespace(config=policy.model.config))  # what encoding needs, without the weights
+        self._pool, self._logged = WorkerPool(partial(_encode_row, blind), args.dataloader_num_workers), time.perf_counter()
+        self._banned = self._banned.to(self.accelerator.device)
         if (share := lost_steps(self.model, args.learning_rate)) > 0.01:
             warnings.warn(
                 f"steps of {args.learning_rate:g} are rounded away for {share:.1%} of the trained weights, which are not float32: load them with "
@@ -509,31 +397,71 @@ class _Encoded(GRPOTrainer):
                 stacklevel=2,
             )  # fmt: skip
 
-# %% ../nbs/41_grpo.ipynb #cae6579e
-class _Prompted(_Encoded):
-    "Step two: each sample is encoded once, before TRL generates and scores."
-
     @property
     def group_size(self) -> int:
         "Rollouts a prompt, in training or in evaluation."
         return self.num_generations if self.model.training else self.num_generations_eval
 
-    def _batch(self, groups: Sequence[int]) -> dict[str, torch.Tensor]:
-        "Model inputs of some groups of the current generation batch."
-        prompts = [self._prompts[group] for group in groups]
-        return collate(prompts, self.policy.pad_id, self.accelerator.device)
+# %% ../nbs/41_grpo.ipynb #4e3c6613
+def _policy_of(model: Policy | PreTrainedModel | str | Path, args: VideoGRPOConfig, processor: ProcessorMixin | None, quantization: Any) -> Policy:
+    "The policy to train. Raises `ValueError` for settings that only a model given by name can follow."
+    wishes = {**(args.model_init_kwargs or {}), **({"quantization_config": quantization} if quantization is not None else {})}
+    if isinstance(model, (str, Path)):
+        model = load_policy(model, **wishes)
+    elif wishes:
+        name = "model_init_kwargs" if args.model_init_kwargs else "quantization_config"
+        raise ValueError(f"{name} ({', '.join(wishes)}) is for a model that is given by name; load_policy(name, ...) takes it")
+    if not isinstance(model, Policy):
+        if processor is None:
+            raise ValueError("give the model's processor as processing_class, or a Policy, which holds both")
+        model = Policy(model, processor)
+    family_of(model.model.config)  # of another kind, nothing would be right
+    if args.cast_lm_head_to_fp32 and model.model.config.tie_word_embeddings:
+        raise ValueError("cast_lm_head_to_fp32 is True, and the head of this model is its embedding too, which TRL cannot cast in a Qwen-VL: load float32 weights instead")
+    if args.chat_template_kwargs:
+        model = replace(model, chat_template_kwargs=args.chat_template_kwargs)
+    return model
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        "Encodes each sample once before TRL generates and scores, and marks which rows share a prompt."
-        self._prompts = [encode_sample(self.policy, Sample.from_json(row["sample"])) for row in inputs[:: self.group_size]]
-        self._rows = torch.arange(len(self._prompts)).repeat_interleave(self.group_size)
-        return {**super()._generate_and_score_completions(inputs), "group": self._rows, "encoded": self._prompts}
+# %% ../nbs/41_grpo.ipynb #ad4b6b26
+@patch
+def _get_dataloader(self: VideoGRPOTrainer, dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
+    "TRL's loader over rows whose prompts are encoded ahead, by the pool's processes and not by torch's."
+    workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, 0
+    try:
+        return super(VideoGRPOTrainer, self)._get_dataloader(Ahead(dataset, self._pool), *args, **kwargs)
+    finally:
+        self.args.dataloader_num_workers = workers
 
-    def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
-        "The encoder's tokens instead of a second tokenisation."
-        return [self._prompts[group].input_ids.tolist() for group in self._rows], None, {}
 
-# %% ../nbs/41_grpo.ipynb #d2fe4eb5
+@patch
+def _generate_and_score_completions(self: VideoGRPOTrainer, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    "Encodes each sample once before TRL generates and scores; marks which rows share a prompt, and which groups have no variance."
+    encoded = [row.get("encoded") or self._pool.submit(row["sample"]) for row in inputs[:: self.group_size]]
+    inputs = [{name: value for name, value in row.items() if name != "encoded"} for row in inputs]  # TRL hands all columns to the reward
+    self._work = work = _Work(self._pool.take(encoded), list(range(len(encoded))))
+    scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(inputs)
+    if self.model.training:
+        self._note(inputs, scored["advantages"].tolist())
+    scored["group"] = torch.arange(len(encoded)).repeat_interleave(self.group_size)
+    scored["silent"], scored["encoded"] = self._silent.repeat_interleave(self.group_size), work.prompts
+    if work.scores:
+        width = scored["completion_ids"].shape[1]
+        scored["entropies"] = torch.stack([torch.nn.functional.pad(row[:width], (0, width - len(row[:width]))) for row in work.scores])
+    return scored
+
+
+@patch
+def _tokenize_prompts(self: VideoGRPOTrainer, prompts: list) -> tuple[list[list[int]], None, dict]:
+    "The encoder's tokens instead of a second tokenisation."
+    return [prompt.input_ids.tolist() for prompt in self._work.prompts for _ in range(self.group_size)], None, {}
+
+
+@patch
+def _batch(self: VideoGRPOTrainer, groups: Sequence[int]) -> dict[str, torch.Tensor]:
+    "Model inputs of some prompts at work."
+    return collate([self._work.prompts[group] for group in groups], self.policy.pad_id, self.accelerator.device)
+
+# %% ../nbs/41_grpo.ipynb #9535c7e1
 @contextlib.contextmanager
 def _gathered(model: torch.nn.Module) -> Iterator[None]:
     "Keeps the layers' weights whole between forward passes where FSDP2 shares them, instead of gathering them at each token."
@@ -545,107 +473,132 @@ def _gathered(model: torch.nn.Module) -> Iterator[None]:
         layer.set_reshard_after_forward(True, recurse=False)
         layer.reshard()
 
-# %% ../nbs/41_grpo.ipynb #5b855587
-class _Sampling(_Prompted):
-    "Step three: rollouts come from `sample_tokens`."
 
-    def _generate_single_turn(self, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any):
-        "One prefill a prompt, then the group side by side."
-        with (
-            unwrap_model_for_generation(self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            _gathered(model),
-            self.accelerator.autocast(),  # as in the loss
-        ):
-            policy, groups = replace(self.policy, model=_unwrapped(model)), range(len(self._prompts))
-            training, answers = policy.model.training, []
-            policy.model.eval()
-            for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
-                tokens = sample_tokens(
-                    policy, self._batch(groups[at : at + self.args.rollout_groups]), num_generations, temperature=self.temperature,
-                    max_new_tokens=self.max_completion_length, stop=self._all_ended,
-                )  # fmt: skip
-                answers += [self._until_end(row) for row in tokens.tolist()]
-            policy.model.train(training)
-        prompts, rest = sum(map(len, self._prompts)), sum(map(len, answers))
-        self._count(prompts + rest, num_generations * prompts + rest)
-        return answers, None
+@patch
+def _all_ended(self: VideoGRPOTrainer, ended: torch.Tensor) -> bool:
+    "Whether every answer of every process has ended."
+    return bool(self.accelerator.gather(ended.all()[None]).all())
 
-    def _all_ended(self, ended: torch.Tensor) -> bool:
-        "Whether every answer of every process has ended."
-        return bool(self.accelerator.gather(ended.all()[None]).all())
 
-    def _until_end(self, row: list[int]) -> list[int]:
-        "An answer with its end token and without the padding behind."
-        ends = [index for index, token in enumerate(row) if token in self._ends]
-        return row[: ends[0] + 1] if ends else row
+@patch
+def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any) -> tuple[list[list[int]], None]:
+    "One prefill a prompt, then the group side by side."
+    answers, shared = [], self.is_fsdp_enabled or getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3
+    how = {"temperature": self.temperature, "max_new_tokens": self.max_completion_length, "generation": _generation(self.args), "scores": True}
+    with (
+        unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation, gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs
+        ) as model,
+        self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        _gathered(model),
+        self.accelerator.autocast(),  # as in the loss
+    ):
+        policy, groups = replace(self.policy, model=unwrapped(model)), range(len(self._work.prompts))
+        training = policy.model.training
+        policy.model.eval()
+        for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
+            said = sample_answers(policy, self._batch(groups[at : at + self.args.rollout_groups]), num_generations, stop=self._all_ended if shared else None, **how)
+            answers += [row[:length] for row, length in zip(said.tokens.tolist(), said.lengths.tolist(), strict=True)]
+            self._work.scores += list(said.entropies)
+        policy.model.train(training)
+    prompts, rest = sum(map(len, self._work.prompts)), sum(map(len, answers))
+    self._count(prompts + rest, num_generations * prompts + rest)
+    return answers, None
 
-    _tokens = np.zeros(2)  # since the last log
 
-    def _count(self, computed: int, copied: int) -> None:
-        "Adds up the tokens that a pass computes, and those of a trainer that copies prompts and leaves nothing out."
-        self._tokens = self._tokens + [computed, copied]
+@patch
+def _count(self: VideoGRPOTrainer, computed: int, copied: int) -> None:
+    "Adds up the tokens that a pass computes, and those of a trainer that copies prompts and leaves nothing out."
+    self._tokens = self._tokens + [computed, copied]
 
-# %% ../nbs/41_grpo.ipynb #4243e668
-class _Seeing(_Sampling):
-    "Step four: log-probabilities with the video, one packed pass a group, none for groups without a gradient."
+# %% ../nbs/41_grpo.ipynb #457cc846
+def _answered_elsewhere(rollout: Callable, prompts: list, trainer: VideoGRPOTrainer) -> dict[str, Any]:
+    "What another engine answered. Raises `ValueError` for what cannot be trained on."
+    said = dict(rollout(prompts, trainer))
+    if missing := {"completion_ids", "logprobs"} - said.keys():
+        raise ValueError(f"rollout_func must return {' and '.join(sorted(missing))} too")
+    answers, logps = said["completion_ids"], said["logprobs"]
+    if len(answers) != len(prompts):
+        raise ValueError(f"rollout_func returned {len(answers)} answers to {len(prompts)} prompts; it is given one for each answer")
+    barred = {*trainer._banned.nonzero()[:, 0].tolist()}
+    for number, answer in enumerate(answers):
+        if not len(answer):
+            raise ValueError(f"answer {number} of rollout_func is empty; the least is the token that ends a turn")
+        if found := barred.intersection(answer):
+            names = ", ".join(trainer.policy.tokenizer.convert_ids_to_tokens(sorted(found)))
+            raise ValueError(f"answer {number} of rollout_func holds {names}, which no answer may hold: keep its engine from sampling them (see never_sampled)")
+        if logps is not None and len(logps[number]) != len(answer):
+            raise ValueError(f"answer {number} of rollout_func has {len(answer)} tokens and {len(logps[number])} log-probabilities")
+    trainer.use_vllm = logps is not None and trainer.args.vllm_importance_sampling_correction  # how TRL knows that there is a gap to correct
+    said["prompt_ids"], _, _ = trainer._tokenize_prompts(prompts)
+    return said
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **unused: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:  # (rows, R) twice
-        "Log-probabilities with the video; called for policy, old policy and reference."
-        self._looked = True
-        size, groups = self.group_size, self._rows[:: self.group_size].tolist()
-        answers, mask = (part[:, -logits_to_keep:].reshape(-1, size, logits_to_keep) for part in (input_ids, attention_mask))
-        live = list(range(len(groups))) if self._live is None else self._live
-        prompts, lengths = attention_mask[::size, :-logits_to_keep].sum(1), mask.sum((1, 2))
-        copies = 1 if self.args.share_prefix else size
-        self._count(int((copies * prompts + lengths)[live].sum()), int((size * prompts + lengths).sum()))
-        step = max(1, (batch_size or len(input_ids)) // size)
-        parts = [self._score(model, groups, answers, mask, live[at : at + step]) for at in range(0, len(live), step)]
-        logps = torch.zeros(mask.shape, device=mask.device, requires_grad=torch.is_grad_enabled() and not parts)
-        entropies = torch.full(mask.shape, torch.nan, device=mask.device)
-        if parts:
-            logps, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
-            if len(live) < len(groups):
-                where, typical = torch.tensor(live, device=mask.device), (entropies.sum() / mask[live].sum()).detach()
-                logps = logps.new_zeros(mask.shape).index_copy(0, where, logps)
-                entropies = typical.expand(mask.shape).clone().index_copy(0, where, entropies)
-        return logps.flatten(0, 1), entropies.flatten(0, 1), None
 
-    def _score(self, model: torch.nn.Module, groups: list[int], answers: torch.Tensor, mask: torch.Tensor, live: list[int]):
-        "Log-probabilities and entropies, (len(live), G, R), of some groups."
-        score, options = (group_logps, {"kernel": self.args.kernel}) if self.args.share_prefix else (plain_logps, {})
-        batch = self._batch([groups[index] for index in live])
-        with self.accelerator.autocast():
-            return score(model, batch, answers[live], mask[live], self._banned, self.temperature, bonus=self._entropy_bonus_enabled, **options)
+@patch
+def _generate(self: VideoGRPOTrainer, prompts: list) -> tuple:
+    "TRL's, which may ask another engine."
+    self.use_vllm = False
+    return super(VideoGRPOTrainer, self)._generate(prompts)
 
-    _live: list[int] | None = None  # groups of the current loss pass; None: all
-    _looked = False  # whether the current loss pass came by these methods
 
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        "TRL's loss on these rows' prompts."
-        # From the batch, not from the trainer: an evaluation between two steps of one generation has prompts of its own.
-        self._rows, self._prompts = inputs["group"], inputs["encoded"]
-        free = self.model.training and self.beta == 0 and not self._entropy_bonus_enabled and "old_per_token_logps" not in inputs
-        if free:
-            self._live = (~inputs["silent"][:: self.group_size]).nonzero()[:, 0].tolist()
-            if self.accelerator.num_processes > 1 and not self._live:
-                self._live = [0]
-        self._looked = False
-        try:
-            loss = super()._compute_loss(model, inputs)
-        finally:
-            self._live = None
-        if not self._looked:
-            raise RuntimeError(f"this loss was computed without the video, by other methods than videossr replaces; {advice('trl')}")
-        if not torch.isfinite(loss):  # transformers' log would show the mean of the losses before
-            raise FloatingPointError(f"the loss is {loss.item()} after step {self.state.global_step}: lower learning_rate ({self.args.learning_rate:g}), or train float32 weights")
-        return loss
+@patch(as_prop=True)
+def prompts(self: VideoGRPOTrainer) -> list[Prompt]:  # one for each group
+    "The encoded prompts at work, for a `rollout_func`."
+    return self._work.prompts
 
-# %% ../nbs/41_grpo.ipynb #2fd0d280
+# %% ../nbs/41_grpo.ipynb #471e3c85
+@patch
+def _get_per_token_logps_and_entropies(
+    self: VideoGRPOTrainer, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int | None = None, **unused: Any
+) -> tuple[torch.Tensor, torch.Tensor, None]:  # (rows, R) twice
+    "Log-probabilities with the video; called for policy, old policy and reference."
+    work, size = self._work, self.group_size
+    work.looked = True
+    answers, mask = (part[:, -logits_to_keep:].reshape(-1, size, logits_to_keep) for part in (input_ids, attention_mask))
+    live = list(range(len(work.groups))) if work.live is None else work.live
+    prompts, lengths = torch.tensor([len(work.prompts[group]) for group in work.groups]), mask.sum((1, 2)).cpu()
+    copies = 1 if self.args.share_prefix else size
+    self._count(int((copies * prompts + lengths)[live].sum()), int((size * prompts + lengths).sum()))
+    step = max(1, (batch_size or len(input_ids)) // size)
+    parts = [self._score(model, answers, mask, live[at : at + step]) for at in range(0, len(live), step)]
+    logps = torch.zeros(mask.shape, device=mask.device, requires_grad=torch.is_grad_enabled() and not parts)
+    entropies = None if work.known is None else work.known.view(mask.shape).clone()
+    if parts:
+        found = [torch.cat(values) for values in zip(*parts, strict=True)]
+        where = torch.tensor(live, device=mask.device)
+        logps = found[0] if work.live is None else logps.index_copy(0, where, found[0])
+        entropies = found[1] if work.live is None else entropies.index_copy(0, where, found[1].to(entropies.dtype))
+    return logps.flatten(0, 1), entropies.flatten(0, 1), None
+
+
+@patch
+def _score(self: VideoGRPOTrainer, model: torch.nn.Module, answers: torch.Tensor, mask: torch.Tensor, live: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    "Log-probabilities and entropies, (len(live), G, R), of some groups."
+    score = group_logps if self.args.share_prefix else plain_logps
+    batch = self._batch([self._work.groups[index] for index in live])
+    with self.accelerator.autocast():
+        return score(model, batch, answers[live], mask[live], self._banned, self.temperature, bonus=self._entropy_bonus_enabled)
+
+
+@patch
+def _compute_loss(self: VideoGRPOTrainer, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    "TRL's loss on these rows' prompts."
+    size = self.group_size
+    self._work = work = _Work(inputs["encoded"], inputs["group"][::size].tolist())
+    if self.model.training and self.beta == 0 and not self._entropy_bonus_enabled and "old_per_token_logps" not in inputs and "entropies" in inputs:
+        work.live, work.known = (~inputs["silent"][::size]).nonzero()[:, 0].tolist(), inputs["entropies"]
+        if self.accelerator.num_processes > 1 and not work.live:
+            work.live = [0]
+    loss = super(VideoGRPOTrainer, self)._compute_loss(model, inputs)
+    if not work.looked:
+        raise RuntimeError(f"this loss was computed without the video, by other methods than videossr replaces; {advice('trl')}")
+    if not torch.isfinite(loss):  # transformers' log would show the mean of the losses before
+        raise FloatingPointError(f"the loss is {loss.item()} after step {self.state.global_step}: lower learning_rate ({self.args.learning_rate:g}), or train float32 weights")
+    return loss
+
+# %% ../nbs/41_grpo.ipynb #0a953434
 def _stack(first: torch.Tensor, second: torch.Tensor, left: bool) -> torch.Tensor:
-    "Rows of both, filled up with the last value that stands at the short side's edge."
+    "Rows of both, filled up with zeros on one side."
     width = max(first.shape[1], second.shape[1])
     pads = [((width - part.shape[1]), 0) if left else (0, width - part.shape[1]) for part in (first, second)]
     return torch.cat([torch.nn.functional.pad(part, pad) for part, pad in zip((first, second), pads, strict=True)])
@@ -665,112 +618,134 @@ def replace_groups(
     merged = dict(batch)
     for name, value in batch.items():
         if torch.is_tensor(value) and value.dim() == 2:
-            merged[name] = _stack(value, fresh[name], left=name.startswith("prompt"))[rows]
+            merged[name] = _stack(value, fresh[name], left=name.startswith("prompt"))[rows.to(value.device)]
         elif torch.is_tensor(value) and value.dim() == 1:
-            merged[name] = torch.cat([value, fresh[name]])[rows]
+            merged[name] = torch.cat([value, fresh[name]])[rows.to(value.device)]
     both = [*batch["encoded"], *fresh["encoded"]]
     return {**merged, "encoded": [both[group] for group in order.tolist()], "group": torch.arange(n_groups).repeat_interleave(group_size)}
 
-# %% ../nbs/41_grpo.ipynb #3a5679b9
+# %% ../nbs/41_grpo.ipynb #5a89e986
+@patch
+def _prepare_inputs(self: VideoGRPOTrainer, generation_batch: Any) -> dict[str, Any]:
+    "As TRL, but batches are cut and shuffled by whole groups."
+    if not self.model.training:
+        return self._generate_and_score_completions(generation_batch)
+    if self._step % self._passes_of_a_rollout == 0 or self._buffered_inputs is None:
+        if self.curriculum is not None:
+            generation_batch = self._chosen(len(generation_batch) // self.group_size)
+        scored = self._refilled(self._generate_and_score_completions(generation_batch))
+        self._buffered_inputs = split_groups(scored, self.group_size, self.args.steps_per_generation)
+    return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+@patch(as_prop=True)
+def _passes_of_a_rollout(self: VideoGRPOTrainer) -> int:
+    return self.args.steps_per_generation * self.num_iterations
+
+
+@patch
+def _chosen(self: VideoGRPOTrainer, n: int, turn: int = -1) -> list[dict[str, Any]]:
+    "Rows of `n` further prompts for this process, each as often as a group is large; `turn` counts refills. Each generation draws its own."
+    rank, seed = self.accelerator.process_index, [self.args.seed, self._step // self._passes_of_a_rollout, turn + 1]
+    if self.curriculum is None:
+        drawn = np.random.default_rng([*seed, rank]).integers(len(self.train_dataset), size=n).tolist()
+    else:  # all processes make the same plan
+        self._plan = self.curriculum.draw(n * self.accelerator.num_processes, seed)
+        drawn = self._plan[rank * n : (rank + 1) * n]
+    return [self.train_dataset[index] for index in drawn for _ in range(self.group_size)]
+
+
+@patch
+def _refilled(self: VideoGRPOTrainer, scored: dict[str, Any]) -> dict[str, Any]:
+    "Replaces groups without variance, at most `refill` times over."
+    for turn in range(self.args.refill):
+        missing = self.accelerator.gather(scored["silent"][:: self.group_size].sum()[None]).max().item()
+        if missing == 0:
+            break
+        scored = replace_groups(scored, self._generate_and_score_completions(self._chosen(missing, turn)), self.group_size)
+        self._metrics["train"]["refilled"].append(missing)
+    if self.args.refill:
+        scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
+    return scored
+
+# %% ../nbs/41_grpo.ipynb #9ec9aa1e
 def _reopened(completion: str | list[dict[str, str]], thought: str) -> str | list[dict[str, str]]:
     "A completion, text or messages, behind the opening that its prompt made."
     if isinstance(completion, str):
         return thought + completion
     return [{**completion[0], "content": thought + (completion[0].get("content") or "")}, *completion[1:]]
 
-# %% ../nbs/41_grpo.ipynb #9b61069f
-class _Grouped(_Seeing):
-    "Step five: whole groups in each batch, metrics by task, groups without variance marked or replaced."
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        "As TRL, but batches are cut and shuffled by whole groups."
-        if not self.model.training:
-            return self._generate_and_score_completions(generation_batch)
-        if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            if self.curriculum is not None:
-                generation_batch = self._chosen(len(generation_batch) // self.group_size)
-            scored = self._refilled(self._generate_and_score_completions(generation_batch))
-            self._buffered_inputs = split_groups(scored, self.group_size, self.args.steps_per_generation)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+def group_totals(
+    rewards: torch.Tensor,  # (rows, functions), NaN where a function left an answer out
+    weights: torch.Tensor,  # (functions,)
+    group_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # (groups, group_size) weighted sums, NaN where nothing scored; (groups,) bool: all that was scored is equal
+    "What a group's answers were rewarded with, and whether that teaches nothing."
+    totals = (rewards * weights).nansum(1).masked_fill(rewards.isnan().all(1), torch.nan).view(-1, group_size)
+    spread = totals.nan_to_num(nan=-torch.inf).amax(1) - totals.nan_to_num(nan=torch.inf).amin(1)
+    return totals, ~(spread >= 1e-6)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        "Marks the rows of groups without variance, and notes what was sampled."
-        scored = super()._generate_and_score_completions(inputs)
-        if self.model.training:
-            self._note(inputs, scored["advantages"].tolist())
-        return {**scored, "silent": self._silent.repeat_interleave(self.group_size)}
+# %% ../nbs/41_grpo.ipynb #77c69b99
+@patch
+def _calculate_rewards(self: VideoGRPOTrainer, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> torch.Tensor:
+    "TRL's rewards, with the mean and the share of groups without variance logged by task. Raises `ValueError` for an infinite one."
+    if self.policy.thought:
+        completions = [_reopened(one, self.policy.thought) for one in completions]
+    rewards = super(VideoGRPOTrainer, self)._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+    if rewards.isinf().any():
+        row, function = rewards.isinf().nonzero()[0].tolist()
+        raise ValueError(f"the reward {self.reward_func_names[function]} of answer {row} is {rewards[row, function].item()}; give a number, or None to leave it out")
+    mode, size, weights = ("train" if self.model.training else "eval"), self.group_size, self.reward_weights.to(rewards.device)
+    totals, still = group_totals(rewards, weights, size)
+    tasks = np.array(gather_object([row["task"] for row in inputs[::size]]))
+    for task in sorted(set(tasks)):
+        mine = torch.from_numpy(tasks == task)
+        self._metrics[mode][f"reward/{task}"].append(totals.cpu()[mine].nanmean().item())
+        self._metrics[mode][f"zero_variance/{task}"].append(still.cpu()[mine].float().mean().item())
+    if self.curriculum is not None and mode == "train":
+        means = (totals / weights.abs().sum()).tolist()
+        self.curriculum.observe(self._plan, [[value for value in group if value == value] for group in means])
+    groups = len(inputs) // size
+    own = slice(self.accelerator.process_index * groups, (self.accelerator.process_index + 1) * groups)
+    self._scored = [completion_text(one) for one in completions], totals[own].flatten().tolist()
+    # Advantages are zero for all-equal rewards only when they are taken within the group.
+    self._silent = still[own] & (self.multi_objective_aggregation == "sum_then_normalize")
+    return rewards
 
-    _sampled: tuple[int, list[dict[str, Any]]] = (-1, [])  # the step in work, and its groups on this process
+# %% ../nbs/41_grpo.ipynb #497cbd3f
+@patch
+def _note(self: VideoGRPOTrainer, inputs: list[dict[str, Any]], advantages: list[float]) -> None:
+    "Keeps the groups of the step in work, also those that `refill` replaces."
+    if self._sampled[0] != self.state.global_step:
+        self._sampled = (self.state.global_step, [])
+    replies, rewards = self._scored
+    for start in range(0, len(inputs), self.group_size):
+        rows = slice(start, start + self.group_size)
+        self._sampled[1].append({"sample": inputs[start]["sample"], "replies": replies[rows], "rewards": rewards[rows], "advantages": advantages[rows]})
 
-    def _note(self, inputs: list[dict[str, Any]], advantages: list[float]) -> None:
-        "Keeps the groups of the step in work, also those that `refill` replaces."
-        if self._sampled[0] != self.state.global_step:
-            self._sampled = (self.state.global_step, [])
-        replies, rewards = self._scored
-        for start in range(0, len(inputs), self.group_size):
-            rows = slice(start, start + self.group_size)
-            self._sampled[1].append({"sample": inputs[start]["sample"], "replies": replies[rows], "rewards": rewards[rows], "advantages": advantages[rows]})
 
-    def rollouts(self) -> list[dict[str, Any]]:  # sample (JSON), replies, rewards in [0, 1] and advantages of each group
-        "The groups sampled since the last call in the step in work, of all processes, all of which must call."
-        step, groups = self._sampled
-        self._sampled = (step, [])
-        return gather_object(groups)
+@patch
+def rollouts(self: VideoGRPOTrainer) -> list[dict[str, Any]]:  # sample (JSON), replies, rewards in [0, 1] and advantages of each group
+    "The groups sampled since the last call in the step in work, of all processes, all of which must call."
+    step, groups = self._sampled
+    self._sampled = (step, [])
+    return gather_object(groups)
 
-    def _chosen(self, n: int, turn: int = -1) -> list[dict[str, Any]]:
-        "Rows of `n` further prompts for this process, each as often as a group is large; `turn` counts refills."
-        rank, seed = self.accelerator.process_index, [self.args.seed, self.state.global_step, turn + 1]
-        if self.curriculum is None:
-            drawn = np.random.default_rng([*seed[:2], turn, rank]).integers(len(self.train_dataset), size=n).tolist()
-        else:  # all processes make the same plan
-            self._plan = self.curriculum.draw(n * self.accelerator.num_processes, seed)
-            drawn = self._plan[rank * n : (rank + 1) * n]
-        return [self.train_dataset[index] for index in drawn for _ in range(self.group_size)]
-
-    def _refilled(self, scored: dict[str, Any]) -> dict[str, Any]:
-        "Replaces groups without variance, at most `refill` times over."
-        for turn in range(self.args.refill):
-            missing = self.accelerator.gather(scored["silent"][:: self.group_size].sum()[None]).max().item()
-            if missing == 0:
-                break
-            scored = replace_groups(scored, self._generate_and_score_completions(self._chosen(missing, turn)), self.group_size)
-            self._metrics["train"]["refilled"].append(missing)
-        if self.args.refill:
-            scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
-        return scored
-
-    def _calculate_rewards(self, inputs: list[dict], prompts: list, completions: list, completion_ids_list: list) -> torch.Tensor:
-        "TRL's rewards, with the mean and the share of groups without variance logged by task; an opened thought is put back."
-        if self.policy.thought:
-            completions = [_reopened(one, self.policy.thought) for one in completions]
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        mode, size = ("train" if self.model.training else "eval"), self.group_size
-        totals = (rewards * self.reward_weights.to(rewards.device)).nansum(1).view(-1, size)
-        still = totals.amax(1) - totals.amin(1) < 1e-6
-        tasks = np.array(gather_object([row["task"] for row in inputs[::size]]))
-        for task in sorted(set(tasks)):
-            mine = torch.from_numpy(tasks == task)
-            self._metrics[mode][f"reward/{task}"].append(totals.cpu()[mine].mean().item())
-            self._metrics[mode][f"zero_variance/{task}"].append(still.cpu()[mine].float().mean().item())
-        if self.curriculum is not None and mode == "train":
-            self.curriculum.observe(self._plan, totals.tolist())
-        start = self.accelerator.process_index * len(self._prompts)
-        self._scored = [completion_text(one) for one in completions], totals[start : start + len(self._prompts)].flatten().tolist()
-        # Advantages are zero for all-equal rewards only when they are taken within the group.
-        self._silent = still[start : start + len(self._prompts)] & (self.multi_objective_aggregation == "sum_then_normalize")
-        return rewards
-
-# %% ../nbs/41_grpo.ipynb #e74162c4
+# %% ../nbs/41_grpo.ipynb #084b83bb
 def last_checkpoint(
     folder: str | Path,  # output_dir of a trainer
 ) -> Path | None:
-    "The newest checkpoint that was written to its end, if there is one."
-    complete = [path.parent for path in Path(folder).glob("checkpoint-*/complete")]
+    "The newest checkpoint that was written to its end, if there is one. Warns where there are only others."
+    begun = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir()]
+    complete = [path for path in begun if (path / "complete").exists()]
+    if begun and not complete:
+        warnings.warn(f"none of {', '.join(sorted(path.name for path in begun))} in {folder} was written to its end: training starts at step 0", stacklevel=2)
     return max(complete, key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
 class _EpochSampler(RepeatSampler):
-    "TRL's sampler, with an order of prompts that depends on seed and epoch alone."
+    "TRL's sampler, with an order of prompts that depends on seed and epoch alone; a row that repeats an earlier generation batch is ~its number."
 
     def __init__(self, *args: Any, epoch: Callable[[], int], **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -779,7 +754,9 @@ class _EpochSampler(RepeatSampler):
     def __iter__(self) -> Iterator[int]:
         if self.shuffle:
             self.generator.manual_seed(self.seed + self.epoch())
-        return super().__iter__()
+        once = self.batch_size * self.mini_repeat_count
+        for place, index in enumerate(super().__iter__()):
+            yield ~index if place // once % self.repeat_count else index
 
 
 class _AllStepsDone(Exception):
@@ -793,54 +770,81 @@ class _EndBeforeOneTooMany(TrainerCallback):
         if state.global_step >= state.max_steps:
             raise _AllStepsDone
 
-# %% ../nbs/41_grpo.ipynb #5f8400d4
-class VideoGRPOTrainer(_Grouped):
-    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
-
-    def train(self, resume_from_checkpoint: bool | str | None = None, **kwargs: Any) -> Any:
-        "As in transformers; True goes on from the last complete checkpoint, or starts where there is none."
-        if resume_from_checkpoint is True:
-            found = last_checkpoint(self.args.output_dir)
-            resume_from_checkpoint = str(found) if found else None
-        if self.curriculum is not None and resume_from_checkpoint:
+# %% ../nbs/41_grpo.ipynb #97fe3fd5
+@patch
+def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = None, **kwargs: Any) -> Any:
+    "As in transformers; True goes on from the last complete checkpoint, or starts where there is none."
+    if resume_from_checkpoint is True:
+        found = last_checkpoint(self.args.output_dir)
+        resume_from_checkpoint = str(found) if found else None
+    self._step, self._resumed, self._buffered_inputs = 0, None, None
+    if resume_from_checkpoint:
+        marker = Path(resume_from_checkpoint, "complete")
+        text = marker.read_text(encoding="utf-8") if marker.exists() else ""
+        self._resumed = json.loads(text)["passes"] if text else None
+        if self.curriculum is not None:
             self.curriculum.restore(json.loads(Path(resume_from_checkpoint, "curriculum.json").read_text(encoding="utf-8")))
-        end = _EndBeforeOneTooMany()
-        self.add_callback(end)
-        try:
-            return super().train(resume_from_checkpoint, **kwargs)
-        except _AllStepsDone:
-            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
-            return TrainOutput(self.state.global_step, 0.0, {})
-        finally:
-            self.remove_callback(end)
+    end = _EndBeforeOneTooMany()
+    self.add_callback(end)
+    self._logged = time.perf_counter()
+    try:
+        return super(VideoGRPOTrainer, self).train(resume_from_checkpoint, **kwargs)
+    except _AllStepsDone:
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        return TrainOutput(self.state.global_step, 0.0, {})
+    finally:
+        self.remove_callback(end)
+        self._pool.close()
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> _EpochSampler:
-        plain = super()._get_train_sampler(dataset)
-        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
-        return _EpochSampler(**{name: getattr(plain, name) for name in names}, epoch=lambda: int(self.state.epoch or 0))
 
-    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        "TRL's step; after a resume, its counter goes on where the checkpoint was."
-        if self._step == 0:
-            self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        return super().training_step(model, inputs, num_items_in_batch)
+@patch
+def _get_train_sampler(self: VideoGRPOTrainer, dataset: Dataset | None = None) -> _EpochSampler:
+    plain = super(VideoGRPOTrainer, self)._get_train_sampler(dataset)
+    names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+    return _EpochSampler(**{name: getattr(plain, name) for name in names}, epoch=lambda: int(self.state.epoch or 0))
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
-            if self.curriculum is not None:
-                (folder / "curriculum.json").write_text(json.dumps(self.curriculum.state()), encoding="utf-8")
-            (folder / "complete").touch()
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        "TRL's log, with the tokens computed since the last one and those of a trainer that copies prompts."
-        if self.model.training and self._tokens.any():
-            computed, plain = self.accelerator.reduce(torch.tensor(self._tokens, device=self.accelerator.device, dtype=torch.float32)).tolist()
-            self._metrics["train"]["tokens/computed"].append(computed)
-            self._metrics["train"]["tokens/copied"].append(plain)
-            self._tokens = np.zeros(2)
-            for name, value in (self.curriculum.metrics() if self.curriculum is not None else {}).items():
-                self._metrics["train"][name].append(value)
-        super().log(logs, start_time)
+@patch
+def training_step(self: VideoGRPOTrainer, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    "TRL's step; after a resume, its counter goes on where the checkpoint was."
+    if self._step == 0 and self.state.global_step:
+        steps = self.state.global_step * self.args.gradient_accumulation_steps  # of a checkpoint that does not say
+        self._step = steps if self._resumed is None else self._resumed
+    return super(VideoGRPOTrainer, self).training_step(model, inputs, num_items_in_batch)
+
+# %% ../nbs/41_grpo.ipynb #40d0512f
+@patch
+def _save_checkpoint(self: VideoGRPOTrainer, model: torch.nn.Module, trial: Any) -> None:
+    "TRL's; the folder is marked when all is in it, and only then older ones go."
+    folder, limit = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"), self.args.save_total_limit
+    if self.is_world_process_zero():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed in it, or went on from before it
+    self.accelerator.wait_for_everyone()
+    self.args.save_total_limit = None
+    try:
+        super(VideoGRPOTrainer, self)._save_checkpoint(model, trial)
+    finally:
+        self.args.save_total_limit = limit
+    self.accelerator.wait_for_everyone()
+    if self.is_world_process_zero():
+        if self.curriculum is not None:
+            (folder / "curriculum.json").write_text(json.dumps(self.curriculum.state()), encoding="utf-8")
+        partial = folder / "complete.part"
+        partial.write_text(json.dumps({"passes": self._step}), encoding="utf-8")
+        partial.replace(folder / "complete")
+        rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True)
+
+
+@patch
+def log(self: VideoGRPOTrainer, logs: dict[str, float], start_time: float | None = None) -> None:
+    "TRL's log, with the tokens computed since the last one and those of a trainer that copies prompts, and the share of the time that went by waiting for prompts."
+    if self.model.training and self._tokens.any():
+        computed, plain = self.accelerator.reduce(torch.tensor(self._tokens, device=self.accelerator.device, dtype=torch.float32)).tolist()
+        now, found = time.perf_counter(), self._metrics["train"]
+        found["tokens/computed"].append(computed)
+        found["tokens/copied"].append(plain)
+        found["wait"].append(self._pool.waited / max(now - self._logged, 1e-9))
+        self._tokens, self._logged, self._pool.waited = np.zeros(2), now, 0.0
+        for name, value in (self.curriculum.metrics() if self.curriculum is not None else {}).items():
+            found[name].append(value)
+    super(VideoGRPOTrainer, self).log(logs, start_time)

@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from .families import family_of
-from .grpo import Packing, VideoGRPOConfig, _token_logps, attend_packed
-from .policy import Policy, Prompt, _next_tokens
+from .grpo import VideoGRPOConfig
+from .policy import Policy, Prompt, let_share
+from .prefix import Packing, Scored
 from .versions import relying_on
 
 with relying_on("torch"):
@@ -292,7 +293,7 @@ def _skeleton(
     mode = FakeTensorMode()
     with mode:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").train()
-        attend_packed(model)
+        let_share(model)
         if rank:
             _adapt(model, rank, targets)
         for weight in model.parameters():
@@ -433,8 +434,6 @@ class _Reading(_Seeing):
             angles = self.angles(rows, length)
             mask = torch.ones(rows, 1, length, length + (cached or 0), dtype=torch.bool)  # counted once, not in each layer
             packing = Packing((self.work.prompt_tokens,) * packed, ((self.work.answer_tokens,) * self.work.group_size,) * packed) if packed else None
-            if packed:
-                packing.groups  # noqa: B018  the masks are made once, for all layers
         if rows == 1 and cached == 0:
             mask = None  # one prompt has no padding
         past = [(rows, self.text.num_key_value_heads, cached, self.layer.self_attn.head_dim)] * 2 if cached else []
@@ -462,14 +461,14 @@ class _Model(_Reading):
 
         def call(hidden: torch.Tensor) -> torch.Tensor:
             banned, chosen = torch.zeros(self.text.vocab_size, dtype=torch.bool), torch.zeros(answers, dtype=torch.long)
-            return _token_logps(vocabulary(norm(hidden)[:, chosen])[0], chosen, banned, 1.0, bonus=False)[0]
+            return Scored(chosen, chosen, banned).by(vocabulary, norm(hidden)[0, chosen])[0]
 
         return self._run(("tail", answers), call, (1, tokens, self.text.hidden_size))
 
     def run_sampling(self, rows: int) -> Passes:
         "The choice of a token in each row."
         def call(logits: torch.Tensor) -> torch.Tensor:
-            return _next_tokens(logits, torch.zeros(self.text.vocab_size, dtype=torch.bool), 1.0)
+            return torch.multinomial(logits.flatten(0, -2).float().log_softmax(-1).exp(), 1)
         return self._run(("sampling",), call, (1, rows, self.text.vocab_size), grad=False)
 
 # %% ../nbs/42_memory.ipynb #a1ff7991
