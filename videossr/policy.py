@@ -604,15 +604,16 @@ class _Table:
 
     def __init__(self, owner: torch.Tensor):  # (rows,) int64 in order: the prompt of each row, of 0 to B - 1, none left out
         counts, self.owner, self.rows = torch.bincount(owner), owner, None
-        if (most := int(counts.max())) * len(counts) > len(owner):  # prompts with fewer rows are padded, with any row
+        self.prompts, most = len(counts), int(counts.max())
+        if most * self.prompts > len(owner):  # prompts with fewer rows are padded, with any row
             index = torch.arange(len(owner), device=owner.device)
             self.places = owner * most + index - (counts.cumsum(0) - counts)[owner]
-            self.rows = index.new_zeros(len(counts) * most).index_copy(0, self.places, index)
+            self.rows = index.new_zeros(most * self.prompts).index_copy(0, self.places, index)
 
-    def by_prompt(self, values: torch.Tensor, n: int) -> torch.Tensor:
-        "(heads, rows, queries, width) as (heads * B, most rows of a prompt * queries, width), for B = n."
+    def by_prompt(self, values: torch.Tensor) -> torch.Tensor:
+        "(heads, rows, queries, width) as (heads * B, most rows of a prompt * queries, width)."
         values = values if self.rows is None else values[:, self.rows]
-        return values.reshape(len(values) * n, -1, values.shape[-1])
+        return values.reshape(len(values) * self.prompts, -1, values.shape[-1])
 
     def by_row(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         "The way back, to the heads and queries of `like`."
@@ -631,10 +632,10 @@ class SharedPrompt:
         longest: int,  # most tokens that a row will hold
     ):
         self.longest, self.length, self.hidden = longest, 0, None if mask.all() else mask == 0  # length: of each row, this step's token included
-        self.prompts, self.own = [], []  # of each layer: keys and values, (key heads, B, P, width) and (key heads, rows, room, width)
+        self.prompts, self.own = [], []  # of each layer: keys and values, (key heads * B, P, width) and (key heads, rows, room, width)
         while cache.layers:  # one by one, so that no layer is held twice
             layer = cache.layers.pop(0)
-            self.prompts.append(tuple(part.transpose(0, 1).contiguous() for part in (layer.keys, layer.values)))
+            self.prompts.append(tuple(part.transpose(0, 1).flatten(0, 1) for part in (layer.keys, layer.values)))
         self.table = _Table(torch.arange(len(mask), device=mask.device).repeat_interleave(n))
 
     def keep(
@@ -645,9 +646,9 @@ class SharedPrompt:
         prompts, owner = torch.unique(self.table.owner[rows], return_inverse=True)
         for layer, pair in enumerate(self.own):
             self.own[layer] = tuple(part.index_select(1, rows) for part in pair)
-        if len(prompts) < self.prompts[0][0].shape[1]:
+        if len(prompts) < self.table.prompts:
             for layer, pair in enumerate(self.prompts):
-                self.prompts[layer] = tuple(part.index_select(1, prompts) for part in pair)
+                self.prompts[layer] = tuple(part.unflatten(0, (-1, self.table.prompts)).index_select(1, prompts).flatten(0, 1) for part in pair)
             self.hidden = None if self.hidden is None else self.hidden[prompts]
         self.table = _Table(owner)
 
@@ -656,38 +657,38 @@ class SharedPrompt:
         return _joined(self, module.layer_idx, query, key, value, options["scaling"])
 
 # %% ../nbs/40_policy.ipynb #f8bb51bd
-def _room(
+def _behind(
     shared: SharedPrompt,
     layer: int,
     new: tuple[torch.Tensor, torch.Tensor],  # keys and values of this step's token, (rows, key heads, 1, width)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (key heads * rows, tokens, width)
     "Puts a step's keys and values behind those of its row; room for them doubles when it is used up."
-    at = shared.length - 1
-    if layer == len(shared.own):
-        shared.own.append(tuple(part.new_empty(part.shape[1], len(part), 0, part.shape[3]) for part in new))
-    if at == shared.own[layer][0].shape[2]:
-        room = min(shared.longest, max(64, 2 * at))
-        shared.own[layer] = tuple(torch.cat([part, part.new_empty(*part.shape[:2], room - at, part.shape[3])], 2) for part in shared.own[layer])
-    for part, token in zip(shared.own[layer], new, strict=True):
-        part[:, :, at] = token[:, :, 0].transpose(0, 1)
-    return tuple(part.flatten(0, 1)[:, : at + 1] for part in shared.own[layer])
+    at, own = shared.length - 1, shared.own
+    if layer == len(own):
+        own.append(tuple(part.new_empty(part.shape[1], len(part), 0, part.shape[3]) for part in new))
+    if at == own[layer][0].shape[2]:
+        room = min(shared.longest, max(64, 2 * at)) - at
+        own[layer] = tuple(torch.cat([part, part.new_empty(*part.shape[:2], room, part.shape[3])], 2) for part in own[layer])
+    for part, token in zip(own[layer], new, strict=True):
+        part.select(2, at).copy_(token.select(2, 0).transpose(0, 1))
+    return tuple(part.flatten(0, 1).narrow(1, 0, at + 1) for part in own[layer])
 
 
 def _joined(shared: SharedPrompt, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
     "One softmax over the keys of a row's prompt and those of its own; the query heads of a key head are queries side by side."
-    heads, dtype, table = key.shape[1], value.dtype, shared.table  # under autocast, keys come in float32 and values do not
-    past_keys, past_values = (part.flatten(0, 1).to(dtype) for part in shared.prompts[layer])
-    own_keys, own_values = _room(shared, layer, (key.to(dtype), value))
-    query = query.to(dtype).view(len(query), heads, -1, query.shape[-1]).transpose(0, 1).contiguous()  # (key heads, rows, queries, width)
-    n, nothing = len(past_keys) // heads, query.new_empty(())
-    past = torch.baddbmm(nothing, table.by_prompt(query, n), past_keys.transpose(1, 2), beta=0, alpha=scaling)
+    (n_rows, _, _, width), heads, dtype, table = query.shape, key.shape[1], value.dtype, shared.table
+    past_keys, past_values = (part.to(dtype) for part in shared.prompts[layer])  # under autocast, keys come in float32 and values do not
+    own_keys, own_values = _behind(shared, layer, (key.to(dtype), value))
+    query = query.to(dtype).view(n_rows, heads, -1, width).transpose(0, 1).contiguous()  # (key heads, rows, queries, width)
+    n_past, nothing = past_keys.shape[1], query.new_empty(())
+    past = torch.baddbmm(nothing, table.by_prompt(query), past_keys.transpose(1, 2), beta=0, alpha=scaling)
     if shared.hidden is not None:
-        past.view(heads, n, -1, past.shape[-1]).masked_fill_(shared.hidden[:, None], -torch.inf)
-    own = torch.baddbmm(nothing, query.flatten(0, 1), own_keys.transpose(1, 2), beta=0, alpha=scaling).view(*query.shape[:3], -1)
+        past.view(heads, table.prompts, -1, n_past).masked_fill_(shared.hidden[:, None], -torch.inf)
+    own = torch.baddbmm(nothing, query.flatten(0, 1), own_keys.transpose(1, 2), beta=0, alpha=scaling).view(heads, n_rows, -1, shared.length)
     shares = torch.cat([table.by_row(past, query), own], -1).softmax(-1, torch.float32).to(dtype)
-    of_past, of_own = shares.split([past.shape[-1], own.shape[-1]], -1)
-    found = torch.bmm(of_own.flatten(0, 1), own_values).view_as(query) + table.by_row(torch.bmm(table.by_prompt(of_past, n), past_values), query)
-    return found.transpose(0, 1).reshape(found.shape[1], 1, -1, found.shape[-1])
+    found = torch.bmm(table.by_prompt(shares[..., :n_past]), past_values)
+    found = torch.bmm(shares[..., n_past:].flatten(0, 1), own_values).view_as(query) + table.by_row(found, query)
+    return found.transpose(0, 1).reshape(n_rows, 1, -1, width)
 
 # %% ../nbs/40_policy.ipynb #b3267fca
 @dataclass(frozen=True)
@@ -707,22 +708,27 @@ class _Drawing:
         self.settings, self.ends, self.banned = settings, end_ids(policy, settings), never_sampled(policy, settings)
         self.greedy = settings["temperature"] == 0 or settings.get("do_sample") is False
         self.temperature = 1.0 if self.greedy else settings["temperature"]
-        self.prompts, self.mask, self.rows = prompts, mask, None  # of each row; which rows the processors were made for
+        self.prompts, self.mask = prompts, mask
+        self.prepare(torch.arange(len(mask), device=mask.device))
 
-    def __call__(self, logits: torch.Tensor, rows: torch.Tensor, written: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "Tokens (rows,), and the logarithms of the chances (rows, vocabulary) that the loss knows."
-        if self.rows is not rows:  # some have left; a processor may remember its rows
-            self.rows = rows
-            made = _processors(self.settings, self.ends, self.prompts[rows], self.mask[rows])
-            self.processors = None if all(isinstance(one, TemperatureLogitsWarper) for one in made) else made
+    def prepare(self, rows: torch.Tensor) -> None:
+        "Makes the processors for these rows, whose prompts they may remember."
+        made = _processors(self.settings, self.ends, self.prompts[rows], self.mask[rows])
+        self.processors = None if all(isinstance(one, TemperatureLogitsWarper) for one in made) else made
+
+    def __call__(
+        self,
+        logits: torch.Tensor,  # (rows, vocabulary)
+        written: torch.Tensor | None,  # (rows, P + step) int64, where there are processors
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # (rows,) tokens; (rows, vocabulary) float32 logits of the distribution that the loss knows
         logits = logits.float().masked_fill(self.banned, -torch.inf)
-        logps = (logits if self.temperature == 1 else logits / self.temperature).log_softmax(-1)
-        shaped = logps if self.processors is None else self.processors(torch.cat([self.prompts[rows], written], 1), logits).log_softmax(-1)
-        return shaped.argmax(-1) if self.greedy else torch.multinomial(shaped.exp(), 1)[:, 0], logps
+        known = logits if self.temperature == 1 else logits / self.temperature
+        shaped = known if self.processors is None else self.processors(written, logits)
+        return shaped.argmax(-1) if self.greedy else torch.multinomial(shaped.softmax(-1), 1)[:, 0], known
 
 # %% ../nbs/40_policy.ipynb #235f8f0f
 class _Writing:
-    "Answers as far as they are written, and who still writes."
+    "Answers as far as they are written, and which rows are still computed."
 
     def __init__(self, policy: Policy, settings: dict[str, Any], batch: dict[str, torch.Tensor], n: int, scores: bool):
         self.prompts, mask = (batch[name].repeat_interleave(n, 0) for name in ("input_ids", "attention_mask"))
@@ -731,31 +737,42 @@ class _Writing:
         self.tokens = torch.full(size, self.pad, device=mask.device)
         self.logps, self.entropies = (torch.zeros(size, device=mask.device) if scores else None for _ in range(2))
         self.lengths, self.ended = mask.new_zeros(len(mask)), torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        self.rows, strings = torch.arange(len(mask), device=mask.device), settings.get("stop_strings")  # rows that are computed
+        self.rows, strings = torch.arange(len(mask), device=mask.device), settings.get("stop_strings")
         self.strings = None if strings is None else StopStringCriteria(policy.tokenizer, strings)
 
-    def write(self, logits: torch.Tensor, step: int) -> torch.Tensor:  # (rows,) int64: the tokens to go on from
+    def whole(self, n: int) -> torch.Tensor:  # (rows, P + n) int64
+        "Prompts and the first n tokens of the rows that are computed."
+        return torch.cat([self.prompts[self.rows], self.tokens[self.rows, :n]], 1)
+
+    def write(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        "Draws the next token of each row that is computed, (rows,) int64, and notes it where an answer goes on."
         rows, writing = self.rows, ~self.ended[self.rows]
-        tokens, logps = self.draw(logits, rows, self.tokens[rows, :step])
+        tokens, known = self.draw(logits, None if self.draw.processors is None else self.whole(step))
         self.tokens[rows, step] = tokens = tokens.where(writing, self.pad)
         self.lengths[rows] += writing
         over = torch.isin(tokens, self.ends)
         if self.strings is not None:
-            over |= self.strings(torch.cat([self.prompts[rows], self.tokens[rows, : step + 1]], 1), None)
+            over |= self.strings(self.whole(step + 1), None)
         if self.logps is not None:
+            logps = known.log_softmax(-1)
             self.logps[rows, step] = logps.gather(1, tokens[:, None])[:, 0].where(writing, 0.0)
             self.entropies[rows, step] = -(logps.exp() * logps.masked_fill(self.draw.banned, 0.0)).sum(-1).where(writing, 0.0)
         self.ended[rows] |= over & writing
         return tokens
 
-    def leave(self) -> torch.Tensor | None:  # (n,) int64: which of the computed rows stay; None: all
-        "Lets rows go whose answers have ended, once they are an eighth; one always stays."
-        live = (~self.ended[self.rows]).nonzero()[:, 0]
-        live = live if len(live) else live.new_zeros(1)
-        if len(live) > len(self.rows) * 7 / 8 or len(live) == len(self.rows):
-            return None
-        self.rows = self.rows[live]
-        return live
+# %% ../nbs/40_policy.ipynb #74c08920
+def _leave(
+    writing: _Writing,
+) -> torch.Tensor | None:  # (n,) int64: which of the computed rows stay; None: all
+    "Lets rows go whose answers have ended, once they are an eighth. One always stays: processes that share weights compute as often as each other."
+    live = (~writing.ended[writing.rows]).nonzero()[:, 0]
+    live = live if len(live) else live.new_zeros(1)
+    if 8 * len(live) > 7 * len(writing.rows) or len(live) == len(writing.rows):
+        return None
+    writing.rows = writing.rows[live]
+    if writing.draw.processors is not None:
+        writing.draw.prepare(writing.rows)
+    return live
 
 # %% ../nbs/40_policy.ipynb #1106e75f
 @torch.no_grad()
@@ -784,7 +801,7 @@ def sample_answers(
         tokens = writing.write(logits, step)
         if step == settings["max_new_tokens"] - 1 or stop(writing.ended.view(-1, n)):
             break
-        if (kept := writing.leave()) is not None:
+        if (kept := _leave(writing)) is not None:
             shared.keep(kept)
             tokens, places = tokens[kept], places[kept]
         shared.length = step + 1
