@@ -15,7 +15,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from videossr import runs
+from videossr import launch, runs
 from videossr.data import load_samples, save_samples
 from videossr.demo import demo_videos
 from videossr.evaluate import read_records
@@ -269,6 +269,16 @@ def test_a_run_in_two_processes(recipe, environment, tmp_path, rank):
     assert load_policy(run.path("checkpoints", "final"), device="cpu").n_parameters == load_policy(run.path("checkpoints", "start"), device="cpu").n_parameters
     assert run.read_json("results.json")["overall"]["after"]["n"] == SMALL["n_held_out"]
     assert not list(run.path("checkpoints", "final").glob("adapter_*")), "merged into the weights"
+    if rank:
+        return
+    before, after = (run.path("records", f"{stage}.jsonl") for stage in ("before", "after"))
+    kept = before.read_text().replace('"reply": "', '"reply": "as it was ')
+    before.write_text(kept)
+    after.write_text("".join(after.read_text().splitlines(keepends=True)[:2]))
+    run.path("results.json").unlink()
+    run_to_end([*launcher, "--run", str(run.folder)], environment)
+    assert before.read_text() == kept and kept.count("as it was") == SMALL["n_held_out"], "nobody is asked again"
+    assert len(read_records(after)) == SMALL["n_held_out"], "the others are"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -280,6 +290,58 @@ def test_accelerate_reads_the_configurations(path):
         assert set(names) <= {type(part).__name__ for part in tiny_policy().model.modules()}
 
 
-def test_slurm_script_is_bash():
+STAND_INS = {
+    "scontrol": "echo node-a; echo node-b",
+    "srun": 'for node in 0 1; do SLURM_NODEID=$node "$@"; done',
+    "accelerate": 'printf "%s\\n" "$@" >"$SEEN.$SLURM_NODEID"',
+}
+
+
+def test_slurm_script_hands_on_its_arguments(tmp_path):
+    "To one launcher a node, with the blanks, quotes and dollars that they hold."
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    given = ["environments/recipes/paper.yaml", "-p", "video_dir", "my videos/it's $HOME \"here\"", "-p", "tasks", "jigsaw, counting"]
+    settings = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
     script = ROOT / "environments" / "slurm" / "train.sbatch"
-    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    subprocess.run(["bash", str(script), *given], check=True, cwd=ROOT, env={**os.environ, **settings, "SEEN": str(tmp_path / "seen")})
+    for node in (0, 1):
+        seen = (tmp_path / f"seen.{node}").read_text().splitlines()
+        assert seen[-len(given) - 2 :] == ["-m", "videossr.launch", *given]
+        options = dict(zip(seen[1 : -len(given) - 2 : 2], seen[2 : -len(given) - 2 : 2], strict=True))
+        expected = {"num_machines": "2", "num_processes": "16", "machine_rank": str(node), "main_process_ip": "node-a", "main_process_port": "20007"}
+        assert seen[0] == "launch" and {name: options[f"--{name}"] for name in expected} == expected
+
+
+@pytest.mark.parametrize("how", ["recipe", "run"])
+def test_a_process_takes_its_gpu_before_it_loads_anything(monkeypatch, tmp_path, recipe, how):
+    made = open_run({**SMALL, "output_dir": str(tmp_path)})
+    runs.release_run(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    events = []
+
+    class Met:
+        "Stands for accelerate's state, which sets the device when it is made."
+
+        def __init__(self, cpu, timeout):
+            events.append("met")
+
+        def wait_for_everyone(self):
+            events.append("waited")
+
+    class Loaded(Exception):
+        pass
+
+    def load(*_, **__):
+        events.append("loaded")
+        raise Loaded
+
+    monkeypatch.setattr(launch, "PartialState", Met)
+    monkeypatch.setattr(launch.runs, "make_policy", load)
+    monkeypatch.setattr(launch.runs, "make_data", lambda *_: ([], [], []))
+    monkeypatch.setattr(launch, "wait_until", lambda *_: None)
+    with pytest.raises(Loaded):
+        launch.main(["--run", str(made.folder)] if how == "run" else [str(recipe), "-p", "output_dir", str(tmp_path)])
+    assert events[0] == "met" and events[-1] == "loaded"

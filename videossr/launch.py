@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from . import runs
-from .evaluate import Record, evaluate, read_records
+from .evaluate import Record, evaluate
 from .policy import Policy
 from .runs import Run, TrainSettings
 from .tasks import Sample
 
 # %% auto #0
-__all__ = ['read_parameters', 'open_run', 'settings_in', 'place', 'open_together', 'wait_until', 'ask_together', 'train_run',
-           'main', 'launch', 'leave']
+__all__ = ['read_parameters', 'open_run', 'settings_in', 'place', 'meet', 'open_together', 'wait_until', 'ask_together',
+           'train_run', 'main', 'launch', 'leave']
 
 # %% ../nbs/54_launch.ipynb #37e6910e
 _PARAMETERS = ("preset", "video_dir", "output_dir", "seed", "tasks", "resume")  # of train.ipynb that are no settings
@@ -76,20 +77,31 @@ def settings_in(
     return settings, config["seed"], config["video_dir"] or None, tasks or None
 
 # %% ../nbs/54_launch.ipynb #85810275
+_PATIENCE = timedelta(hours=6)  # of processes that wait for each other
+
+
 def place() -> tuple[int, int]:  # number of this process, and how many there are
     "Where this process stands among those that `accelerate launch` started."
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def meet(
+    settings: TrainSettings,
+) -> PartialState | None:  # the processes; None for one alone
+    "Joins the processes that `accelerate launch` started, each with a GPU of its own: what is loaded from here on goes there."
+    if place()[1] == 1:
+        return None
+    return PartialState(cpu=runs.on_cpu(settings) or not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
 def open_together(
     parameters: dict[str, Any],  # from `read_parameters`
 ) -> Run:
     "As `open_run`, by the first process; the others get the folder when it is ready."
-    rank, world = place()
-    if world == 1:
+    processes = meet(runs.settings_of(parameters))
+    if processes is None:
         return open_run(parameters)
-    processes = PartialState(cpu=runs.on_cpu(runs.settings_of(parameters)) or not torch.cuda.is_available())
-    if rank == 0:
+    if place()[0] == 0:
         open_run(parameters)
     processes.wait_for_everyone()
     return Run(Path(_folder_of(parameters)))
@@ -115,22 +127,10 @@ def ask_together(
     stage: str,  # "before" or "after"
     settings: TrainSettings,
     progress: bool = True,
-) -> list[Record]:  # of all samples; of this process' share in other processes than the first
-    "Evaluates each process' share of the samples; the first one joins the records."
-    rank, world = place()
-    whole, parts = run.path("records", f"{stage}.jsonl"), [run.path("records", f"{stage}.{number}.jsonl") for number in range(world)]
+) -> list[Record]:  # of all samples, in each process
+    "Answers to the held-out samples, shared among the processes; what the run's records hold already nobody is asked again."
     options = {"name": stage, "batch_size": 32, "max_new_tokens": settings.max_new_tokens, "parse": settings.parse, "progress": progress}
-    if world == 1:
-        return evaluate(policy, held_out, whole, **options)
-    mine = evaluate(policy, held_out[rank::world], parts[rank], **options)
-    if rank:
-        return mine
-    for number, part in enumerate(parts):
-        wanted = len(held_out[number::world])
-        wait_until(lambda part=part, wanted=wanted: _lines(part) >= wanted, f"the answers of process {number}")
-    lines = [record.to_json() for part in parts for record in read_records(part)]
-    runs.write_whole(whole, "".join(f"{line}\n" for line in dict.fromkeys(lines)))
-    return evaluate(policy, held_out, whole, **options)
+    return evaluate(policy, held_out, run.path("records", f"{stage}.jsonl"), together=True, **options)
 
 
 def _lines(path: Path) -> int:
@@ -144,7 +144,8 @@ def train_run(
 ) -> dict[str, Any] | None:  # the results; None in other processes than the first
     "All phases of a run in this process, which may be one of several. What the folder holds already is not done again."
     settings, seed, video_dir, tasks = settings_in(run)
-    rank, world = place()
+    meet(settings)
+    rank = place()[0]
     started, progress = time.perf_counter(), progress and rank == 0
     if settings.model == "tiny":
         torch.set_num_threads(1)  # for matrices this small, a second thread costs more than it brings

@@ -71,6 +71,7 @@ class TrainSettings:
     refill: int = 0  # how often groups without variance are replaced by other prompts' groups
     lora_rank: int = 0  # of adapters; 0: all weights are trained
     optim: str = "adamw_torch_fused"  # optimiser by its name in transformers, e.g. paged_adamw_8bit
+    prefetch: int = 0  # processes of each device that prepare the prompts of the next step; 0: none. Changes no result
     save_steps: int = 100  # GRPO steps between checkpoints; an interrupted run goes on from the last one
     rollout_steps: int = 1  # GRPO steps from one whose rollouts are kept to the next; a larger number keeps rollouts.jsonl small
     dtype: str = "float32"  # of the weights while they train; "bfloat16" rounds small steps away, but costs the frozen base of adapters nothing
@@ -85,7 +86,8 @@ PRESETS: dict[str, TrainSettings] = {
     "demo": TrainSettings(),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
-        groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, save_steps=25, rollout_steps=10, grpo="paper",
+        groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, prefetch=4, save_steps=25,
+        rollout_steps=10, grpo="paper",
     ),
 }  # fmt: skip
 
@@ -110,10 +112,12 @@ def train_settings(
     for name, choices in _CHOICES.items():
         if getattr(made, name) not in choices:
             raise ValueError(f"no {name} {getattr(made, name)!r}; choose from {', '.join(filter(None, choices))}{', or leave it empty' * ('' in choices)}")
+    if made.prefetch < 0:
+        raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
     return made
 
 # %% ../nbs/53_runs.ipynb #e813cf82
-_UNSET = {"warm_steps": -1, "beta": -1}  # where 0 means something
+_UNSET = {"warm_steps": -1, "beta": -1, "prefetch": -1}  # where 0 means something
 
 
 def settings_of(
@@ -183,6 +187,7 @@ def release_run(folder: str | Path) -> None:
 
 # %% ../nbs/53_runs.ipynb #5676ce39
 OLDER = {"markers": "installed"}  # settings of runs that are older than the setting, where that is not today's default
+_FREE = ("prefetch",)  # settings that change no result, so that a run may go on with others
 
 
 def on_cpu(
@@ -246,7 +251,7 @@ class Run:
             return
         before = {**asdict(TrainSettings()), **OLDER, **before}  # a setting younger than the run
         now = json.loads(json.dumps(config, default=str))
-        other = [f"{name} is {before.get(name)!r} there, {now.get(name)!r} here" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        other = [f"{name} is {before.get(name)!r} there, {now.get(name)!r} here" for name in sorted({*before, *now}.difference(_FREE)) if before.get(name) != now.get(name)]
         if other:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(other)}); choose another output_dir, or resume=False to replace that run")
 
@@ -329,7 +334,7 @@ def make_data(
     tasks: Sequence[str] | None = None,  # only these tasks of the mix
     progress: bool = True,
 ) -> tuple[list[Sample], list[Sample], list[dict[str, str]]]:  # train, held out, refusals
-    "Makes the samples of a run from its videos, or reads those that the run folder holds already; keeps what was refused and why."
+    "Makes the samples of a run from its videos, or reads those that the run folder holds already; keeps what was refused and why. Raises `ValueError` where they are too few for a step."
     places, refused = [run.path("samples", f"{name}.parquet") for name in ("train", "held_out")], run.path("samples", "refusals.jsonl")
     if not refused.exists():  # the last file that is written
         mix, (train, held), groups = _mix_of(settings, tasks), *_sides(settings, seed, video_dir, progress)
@@ -339,7 +344,13 @@ def make_data(
         refusals += left_out
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
     refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
-    return load_samples(places[0]), load_samples(places[1]), refusals
+    train = load_samples(places[0])
+    if len(train) < settings.groups:
+        raise ValueError(
+            f"{len(train)} training samples were made, {len(refusals)} refused: fewer than the {settings.groups} prompts of a step, so there is no step to take. "
+            "Raise n_train, lower groups, or give more videos"
+        )
+    return train, load_samples(places[1]), refusals
 
 
 def _sides(
@@ -521,7 +532,7 @@ def grpo_config(
         "per_device_train_batch_size": at_once * settings.group_size,
         "gradient_accumulation_steps": settings.groups // (at_once * devices),
         "beta": settings.beta, "max_completion_length": settings.max_new_tokens, "refill": settings.refill, "optim": settings.optim,
-        "save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 2, "report_to": "tensorboard",
+        "save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 2, "dataloader_num_workers": settings.prefetch, "report_to": "tensorboard",
         "seed": seed, "disable_tqdm": True, "use_cpu": on_cpu(settings),
     }  # fmt: skip
     return make(str(run.path("checkpoints")), **{**dials, **changes})
