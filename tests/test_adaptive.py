@@ -216,12 +216,12 @@ def test_each_process_takes_its_part_of_one_plan(pool):
         trainer = VideoGRPOTrainer.__new__(VideoGRPOTrainer)
         trainer.curriculum, trainer.train_dataset = curriculum_of(*pool, "uniform"), to_trl_dataset(pool[0])
         trainer.accelerator = type("Accelerator", (), {"process_index": rank, "num_processes": 2})()
-        trainer.args, trainer.state = type("Args", (), {"seed": 3})(), type("State", (), {"global_step": 5})()
-        trainer.num_generations, trainer.model = 2, torch.nn.Linear(1, 1)
+        trainer.args, trainer.state = type("Args", (), {"seed": 3, "steps_per_generation": 2})(), type("State", (), {"global_step": 5})()
+        trainer.num_generations, trainer.model, trainer._step, trainer.num_iterations = 2, torch.nn.Linear(1, 1), 12, 1
         rows = trainer._chosen(3)
         assert len(rows) == 6 and rows[0] == rows[1]
         parts += [row["sample"] for row in rows[::2]]
-    plan = curriculum_of(*pool, "uniform").draw(6, [3, 5, 0])
+    plan = curriculum_of(*pool, "uniform").draw(6, [3, 6, 0])  # the sixth generation
     assert parts == [pool[0][row].to_json() for row in plan] and trainer._plan == plan
 
 

@@ -125,7 +125,7 @@ def test_packed_equals_plain(checkpointing, dtype):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_shape_gives_the_log_probabilities_and_gradients_of_the_plain_way(data):
-    "Random prompts, numbers of clips, groups, lengths and early ends; single precision."
+    "Random prompts, numbers of clips, groups, lengths, early ends and empty answers; single precision."
     policy = POLICY
     size, group, length = (data.draw(st.integers(1, most), label=name) for name, most in (("prompts", 3), ("answers", 6), ("tokens", 9)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99), label="seed"))
@@ -136,7 +136,7 @@ def test_any_shape_gives_the_log_probabilities_and_gradients_of_the_plain_way(da
         prompts.append(encode(policy, clips, "In which order must they be played?"[: int(rng.integers(1, 36))]))
     batch = collate(prompts, policy.tokenizer.pad_token_id)
     answers = torch.from_numpy(rng.integers(0, 200, (size, group, length)))
-    mask = torch.arange(length) < torch.from_numpy(rng.integers(1, length + 1, (size, group, 1)))
+    mask = torch.arange(length) < torch.from_numpy(rng.integers(0, length + 1, (size, group, 1)))
     weights, found = torch.from_numpy(rng.normal(size=answers.shape)).float(), []
     for logps in (group_logps, plain_logps):
         policy.model.zero_grad()
@@ -308,11 +308,13 @@ def constant_reward(completions, task, **_):
     return [0.5 if name == "jigsaw" else len(text[0]["content"]) / 20 for text, name in zip(completions, task, strict=True)]
 
 
-def test_silent_groups_cost_no_pass_and_change_nothing(start, samples, tmp_path):
+@pytest.mark.parametrize("quantile", [1.0, 0.5])
+def test_silent_groups_cost_no_pass_and_change_nothing(start, samples, tmp_path, quantile):
+    "Neither loss, gradients and logged entropy nor, where only tokens of high entropy count, which tokens these are."
     found = []
     for skip in (True, False):
         policy = load_policy(start, device="cpu")
-        config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=12, num_generations=4, beta=0.0)
+        config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=12, num_generations=4, beta=0.0, top_entropy_quantile=quantile)
         trainer = VideoGRPOTrainer(policy, constant_reward, args=config, train_dataset=to_trl_dataset(samples))
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
@@ -326,12 +328,90 @@ def test_silent_groups_cost_no_pass_and_change_nothing(start, samples, tmp_path)
         loss.backward()
         entropy = trainer._metrics["train"]["entropy"][-1]
         found.append((loss.item(), trainer._tokens, entropy, {name: weight.grad for name, weight in policy.model.named_parameters()}))
-    (loss, tokens, entropy, grads), (full_loss, full_tokens, _, full_grads) = found
-    assert loss == pytest.approx(full_loss, abs=1e-6) and np.isfinite(entropy)
+    (loss, tokens, entropy, grads), (full_loss, full_tokens, full_entropy, full_grads) = found
+    assert loss == pytest.approx(full_loss, abs=1e-6) and entropy == pytest.approx(full_entropy, abs=1e-5)
     assert tokens[0] < 0.8 * full_tokens[0] and tokens[1] == full_tokens[1]
     for name, grad in full_grads.items():
         if grad is not None:
             assert (grads[name] - grad).norm() <= 1e-4 * grad.norm() + 1e-7, name
+
+
+def every_other_reward(completions, **_):
+    return [float(number % 2) for number in range(len(completions))]
+
+
+def test_the_reference_is_the_policy_as_it_stands(samples, tmp_path):
+    "Also one that was never saved, and one that has changed since."
+    policy = tiny_policy(0)
+    for _ in range(2):
+        config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1, warmup_steps=0)
+        trainer = VideoGRPOTrainer(policy, every_other_reward, config, to_trl_dataset(samples))
+        trainer.train()
+        assert trainer.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-6)
+        assert trainer.ref_model is not trainer.model and not any(weight.requires_grad for weight in trainer.ref_model.parameters())
+        theirs, ours = trainer.ref_model.state_dict(), trainer.model.state_dict()
+        assert any(not torch.equal(theirs[name], ours[name]) for name in ours), "the reference stays where it was"
+        with torch.no_grad():
+            policy.model.lm_head.weight.mul_(1.5)  # changed in memory alone
+
+
+def choosy_reward(completions, task, **_):
+    return [None if name == "jigsaw" or number % 4 == 0 else 1.0 for number, (_, name) in enumerate(zip(completions, task, strict=True))]
+
+
+def test_answers_that_no_reward_scored_count_nowhere(start, samples, tmp_path):
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=24, num_generations=4, max_steps=1, disable_tqdm=True)
+    trainer = VideoGRPOTrainer(str(start), choosy_reward, args=config, train_dataset=to_trl_dataset(samples))
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["reward"] == row["reward/grounding"] == 1.0 and row["reward/jigsaw"] is None
+    assert row["zero_variance/jigsaw"] == row["zero_variance/grounding"] == 1.0
+
+
+def test_an_infinite_reward_is_named(start, samples, tmp_path):
+    def infinite(completions, **_):
+        return [0.0] * (len(completions) - 1) + [float("inf")]
+
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_steps=1, disable_tqdm=True)
+    trainer = VideoGRPOTrainer(str(start), infinite, args=config, train_dataset=to_trl_dataset(samples))
+    with pytest.raises(ValueError, match="reward infinite of answer 7 is inf"):
+        trainer.train()
+
+
+class Recorder:
+    "A curriculum that notes what it was asked and told."
+
+    def __init__(self):
+        self.seeds, self.told = [], []
+
+    def draw(self, n, seed):
+        self.seeds.append(tuple(seed))
+        return [0] * n
+
+    def observe(self, rows, rewards):
+        self.told += rewards
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+    def metrics(self):
+        return {}
+
+
+def test_each_generation_draws_its_own_prompts_and_a_curriculum_is_told_means(start, samples, tmp_path):
+    "Two generations serve one step; two weighted rewards add up to more than 1."
+    def one(completions, **_):
+        return [1.0] * len(completions)
+
+    recorder = Recorder()
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4, gradient_accumulation_steps=2, steps_per_generation=1,
+                                  max_steps=2, reward_weights=[1.0, 3.0], disable_tqdm=True)  # fmt: skip
+    VideoGRPOTrainer(str(start), [one, one], args=config, train_dataset=to_trl_dataset(samples), curriculum=recorder).train()
+    assert len(recorder.seeds) == len({*recorder.seeds}) == 4
+    assert recorder.told == [[1.0] * 4] * 4
 
 
 def test_a_step_of_silent_groups_alone_runs_no_model(start, samples, tmp_path):
@@ -409,7 +489,7 @@ def test_a_loss_that_did_not_look_is_refused(start, samples, tmp_path, monkeypat
 
 def test_rollouts_that_serve_several_steps_are_not_cut_by_a_checkpoint(start, samples, tmp_path):
     config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, num_iterations=2, save_strategy="steps", save_steps=3)
-    with pytest.raises(ValueError, match="multiple of that"):
+    with pytest.raises(ValueError, match="a multiple of 2"):
         VideoGRPOTrainer(str(start), args=config, train_dataset=to_trl_dataset(samples))
 
 

@@ -29,20 +29,8 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from accelerate.utils import gather_object
 
 from .families import family_of
-from videossr.policy import (
-    Policy,
-    Prompt,
-    check_generation,
-    check_parse,
-    collate,
-    encode_sample,
-    end_ids,
-    load_policy,
-    never_sampled,
-    sample_answers,
-    unwrapped,
-    whole_weights,
-)
+from .policy import Policy, Prompt, check_generation, check_parse, collate, encode_sample, end_ids, load_policy, never_sampled
+from .policy import sample_answers, unwrapped, whole_weights
 from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
@@ -226,6 +214,8 @@ _REFUSED = {  # settings that stay at their default, by the reason
     "eval_accumulation_steps include_for_metrics batch_eval_metrics",
     "load balancing of experts is not part of this loss: leave it at 0": "router_aux_loss_coef",
 }
+
+# %% ../nbs/41_grpo.ipynb #f3d150b8
 _LEAST = {"temperature": 1e-6, "refill": 0, "rollout_groups": 1}
 
 
@@ -479,7 +469,7 @@ def _all_ended(self: VideoGRPOTrainer, ended: torch.Tensor) -> bool:
     "Whether every answer of every process has ended."
     return bool(self.accelerator.gather(ended.all()[None]).all())
 
-
+# %% ../nbs/41_grpo.ipynb #27447dea
 @patch
 def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any) -> tuple[list[list[int]], None]:
     "One prefill a prompt, then the group side by side."
@@ -505,7 +495,7 @@ def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None
     self._count(prompts + rest, num_generations * prompts + rest)
     return answers, None
 
-
+# %% ../nbs/41_grpo.ipynb #2504c615
 @patch
 def _count(self: VideoGRPOTrainer, computed: int, copied: int) -> None:
     "Adds up the tokens that a pass computes, and those of a trainer that copies prompts and leaves nothing out."
@@ -570,7 +560,7 @@ def _get_per_token_logps_and_entropies(
         entropies = found[1] if work.live is None else entropies.index_copy(0, where, found[1].to(entropies.dtype))
     return logps.flatten(0, 1), entropies.flatten(0, 1), None
 
-
+# %% ../nbs/41_grpo.ipynb #adf0d0e5
 @patch
 def _score(self: VideoGRPOTrainer, model: torch.nn.Module, answers: torch.Tensor, mask: torch.Tensor, live: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     "Log-probabilities and entropies, (len(live), G, R), of some groups."
@@ -637,7 +627,7 @@ def _prepare_inputs(self: VideoGRPOTrainer, generation_batch: Any) -> dict[str, 
         self._buffered_inputs = split_groups(scored, self.group_size, self.args.steps_per_generation)
     return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-
+# %% ../nbs/41_grpo.ipynb #d9603c65
 @patch(as_prop=True)
 def _passes_of_a_rollout(self: VideoGRPOTrainer) -> int:
     return self.args.steps_per_generation * self.num_iterations
