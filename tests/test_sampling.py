@@ -11,6 +11,7 @@ import torch
 from transformers import AttentionInterface, GenerationConfig, Qwen3VLForConditionalGeneration
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
+from videossr import policy as policy_module
 from videossr.policy import (
     Policy,
     SharedPrompt,
@@ -299,12 +300,20 @@ def test_processes_that_share_weights_compute_as_often_as_each_other():
         assert (waiting.tokens[row, length:] == policy.pad_id).all() and not waiting.logps[row, length:].any() and not waiting.entropies[row, length:].any()
 
 
-def test_a_model_in_training_mode_samples_too():
-    policy = tiny_policy(0)
+def test_a_model_that_keeps_no_cache_says_so():
+    "Some releases of transformers turn the cache off where gradient checkpointing is on in training mode."
+    policy, drawn = tiny_policy(0), []
     policy.model.gradient_checkpointing_enable()
     batch = collate(prompts_of(policy), 0)
-    drawn = [sample_tokens(Policy(policy.model.train(training), policy.processor), batch, temperature=0, max_new_tokens=4) for training in (False, True)]
-    assert torch.equal(*drawn)
+    for training in (False, True):
+        policy.model.train(training)
+        try:
+            drawn.append(sample_tokens(policy, batch, temperature=0, max_new_tokens=4))
+        except ValueError as error:
+            assert training and "call model.eval()" in str(error)
+    assert torch.equal(drawn[0], drawn[-1])
+    with pytest.raises(ValueError, match="call model.eval()"):
+        policy_module._cache_of({"cache": None})
 
 
 def test_chat_templates_are_told_what_they_ask_for(tmp_path):

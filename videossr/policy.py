@@ -21,6 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+# %% auto #0
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
+           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
+           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
+           'texts_of', 'check_parse', 'generate_answers']
+
+# %% ../nbs/40_policy.ipynb #a7845ce6
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -50,12 +58,6 @@ from .video import Clip
 
 with relying_on("transformers"):
     from transformers.masking_utils import AttentionMaskInterface
-
-# %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
-           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
-           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
-           'texts_of', 'check_parse', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
@@ -496,8 +498,7 @@ def check_generation(
     _processors(settings, [0], torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1))
 
 # %% ../nbs/40_policy.ipynb #a0a2e418
-with relying_on("transformers"):
-    must_have("transformers", GenerationMixin, {"_get_logits_processor": ("generation_config", "input_ids_seq_length", "encoder_input_ids", "model_kwargs")})
+must_have("transformers", GenerationMixin, {"_get_logits_processor": ("generation_config", "input_ids_seq_length", "encoder_input_ids", "model_kwargs")})
 
 
 def _processors(
