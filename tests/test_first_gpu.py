@@ -8,6 +8,7 @@ import torch
 from videossr import first_gpu
 from videossr.first_gpu import PARTS, SHAPES, Bench, Part, Watch, forward_flops, main, make_job, report, run_parts, take_group, update_flops
 from videossr.memory import Workload
+from videossr.policy import end_ids, sample_tokens
 
 TINY = ["--size", "tiny", "--device", "cpu", "--repeats", "1"]
 BENCH = Bench("tiny", torch.device("cpu"), repeats=1)
@@ -69,19 +70,20 @@ def test_a_program_that_is_stopped_keeps_what_it_had(monkeypatch, out):
     assert kept["parts"]["exact"]["split"] < 1e-4 and kept["parts"]["full"]["half"] == "nan"
 
 
-def test_all_phases_are_timed_also_when_answers_end_early(monkeypatch):
-    job, watch = make_job(BENCH, lora_rank=0), Watch("cpu")
+def test_all_phases_are_timed_and_no_answer_ends(monkeypatch):
+    job, watch, drawn = make_job(BENCH, lora_rank=0), Watch("cpu"), []
 
-    def short(policy, batch, n, *, max_new_tokens, stop):
-        stop(torch.zeros(1, n, dtype=torch.bool))
-        ends = torch.full((len(batch["input_ids"]) * n, max_new_tokens), policy.pad_id)
-        ends[:, 0] = policy.tokenizer.eos_token_id
-        return ends
+    def tempted(*given, generation, **options):
+        eager = {"sequence_bias": {(job.policy.tokenizer.eos_token_id,): 50.0}}  # an end would be drawn wherever one may be
+        drawn.append(sample_tokens(*given, generation=generation | eager, **options))
+        return drawn[-1]
 
-    monkeypatch.setattr(first_gpu, "sample_tokens", short)
+    monkeypatch.setattr(first_gpu, "sample_tokens", tempted)
     for shared in (True, False):
         take_group(job, watch, shared)
     assert all(list(turn) == ["encode", "prefill", "decode", "log-probs", "forward", "backward", "optimiser"] for turn in watch.turns)
+    assert all(tokens.shape == (job.shape.group_size, job.shape.answer_tokens) for tokens in drawn)
+    assert not any(torch.isin(tokens, torch.tensor(end_ids(job.policy))).any() for tokens in drawn)
     assert all(weight.isfinite().all() for weight in job.model.parameters())
 
 

@@ -285,10 +285,10 @@ def _sampled(job: Job, batch: dict[str, torch.Tensor], shared: bool, watch: Watc
         return False
 
     batch, n = (batch, size) if shared else (_repeated(batch, size), 1)
-    tokens = sample_tokens(job.policy, batch, n, max_new_tokens=job.shape.answer_tokens, stop=go_on)
+    unending = {"suppress_tokens": end_ids(job.policy)}  # what has ended is no longer computed
+    tokens = sample_tokens(job.policy, batch, n, max_new_tokens=job.shape.answer_tokens, stop=go_on, generation=unending)
     watch.mark("decode")
-    padding = never_sampled(job.policy)[tokens]  # behind an end; it has no log-probability
-    return tokens.masked_fill(padding, end_ids(job.policy)[0]).view(1, size, -1)
+    return tokens.view(1, size, -1)
 
 # %% ../nbs/57_first_gpu.ipynb #597f9142
 def take_group(

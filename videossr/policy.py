@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -20,6 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+# %% auto #0
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
+           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
+           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
+           'texts_of', 'check_parse', 'generate_answers']
+
+# %% ../nbs/40_policy.ipynb #a7845ce6
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -50,12 +59,6 @@ from .video import Clip
 with relying_on("transformers"):
     from transformers.masking_utils import AttentionMaskInterface
 
-# %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
-           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
-           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
-           'texts_of', 'check_parse', 'generate_answers']
-
 # %% ../nbs/40_policy.ipynb #55bab52d
 @dataclass
 class Policy:
@@ -64,10 +67,12 @@ class Policy:
     processor: ProcessorMixin
     markers: str = "released"  # form of video markers, one of `videossr.families.MARKERS`
     allowed_tokens: tuple[str, ...] = ()  # control tokens that answers may hold, beside those of the chat template's thoughts
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # what the chat template is told beside the messages
 
     def __post_init__(self) -> None:
         if self.markers not in MARKERS:
             raise ValueError(f"no markers {self.markers!r}; choose from {', '.join(MARKERS)}")
+        _check_template(self.processor, self.chat_template_kwargs)
 
     @cached_property
     def family(self) -> Family:
@@ -94,10 +99,17 @@ class Policy:
         "Number of weights, tied ones counted once."
         return sum(weight.numel() for weight in self.model.parameters())
 
+    def chat(
+        self,
+        talk: list[dict[str, Any]],  # from `messages`
+    ) -> str:
+        "A conversation as the text that the model goes on from."
+        return self.processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs)
+
     @cached_property
     def thought(self) -> str:
         "How the chat template opens the reply, `<think>` and a line end in Thinking variants; empty in others."
-        chat = self.processor.apply_chat_template(messages("?", 0), tokenize=False, add_generation_prompt=True)
+        chat = self.chat(messages("?", 0))
         return chat[chat.rindex("<think>") :] if chat.rstrip().endswith("<think>") else ""
 
     def save(
@@ -117,6 +129,15 @@ class Policy:
 _CHOICES = "videossr.json"  # beside config.json, where a choice is not the default
 
 
+def _check_template(processor: ProcessorMixin, wishes: dict[str, Any]) -> None:
+    "Raises `ValueError` for a name that the chat template never looks at, which Jinja would pass over without a word."
+    for name in wishes:
+        if name in ("messages", "tools", "documents", "add_generation_prompt"):
+            raise ValueError(f"chat_template_kwargs: {name} is given by the encoder")
+        if not re.search(rf"\b{re.escape(name)}\b", str(processor.chat_template)):
+            raise ValueError(f"chat_template_kwargs: the chat template of this policy knows no {name!r}, so it would change nothing")
+
+
 @contextlib.contextmanager
 def _served(model: PreTrainedModel) -> Iterator[None]:
     "Inside, a model's configs say what a server needs: one dtype, and a cache, which gradient checkpointing turns off."
@@ -131,10 +152,17 @@ def _served(model: PreTrainedModel) -> Iterator[None]:
             setattr(config, name, value)
 
 
+def _read_choices(place: str | Path) -> dict[str, Any]:
+    "What `_write_choices` wrote into a folder, as arguments of `Policy`."
+    saved = Path(place, _CHOICES)
+    choices = json.loads(saved.read_text(encoding="utf-8")) if isinstance(place, Path) and saved.exists() else {}
+    return {name: tuple(value) if name == "allowed_tokens" else value for name, value in choices.items()}
+
+
 def _write_choices(folder: Path, policy: Policy) -> None:
-    choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens]}
+    choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens], "chat_template_kwargs": policy.chat_template_kwargs}
     (folder / _CHOICES).unlink(missing_ok=True)
-    if choices != {"markers": "released", "allowed_tokens": []}:
+    if choices != {"markers": "released", "allowed_tokens": [], "chat_template_kwargs": {}}:
         (folder / _CHOICES).write_text(json.dumps(choices) + "\n", encoding="utf-8")
 
 # %% ../nbs/40_policy.ipynb #e387d7ec
@@ -279,13 +307,14 @@ def load_policy(
     revision: str | None = None,  # branch, tag or commit on the hub
     markers: str | None = None,  # form of video markers; None: as saved, "released" in published checkpoints
     base: str | Path | None = None,  # of adapters, where it is not in the place they name
+    chat_template_kwargs: dict[str, Any] | None = None,  # what the chat template is told; None: as saved
     **kwargs: Any,  # handed to `from_pretrained` of the model
 ) -> Policy:
     "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here."
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}
-        return _merged(load_policy(foundation, **options, **kwargs), place)
+        return _merged(load_policy(foundation, **options, chat_template_kwargs=chat_template_kwargs, **kwargs), place)
     if isinstance(place, Path) and (fault := checkpoint_fault(place)):
         raise OSError(fault)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -301,10 +330,8 @@ def load_policy(
         raise OSError(
             f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({str(error).splitlines()[0]})"
         ) from error
-    saved = Path(place, _CHOICES)
-    choices = json.loads(saved.read_text(encoding="utf-8")) if isinstance(place, Path) and saved.exists() else {}
-    choices |= {} if markers is None else {"markers": markers}
-    return Policy(model.to(device).eval(), processor, choices.get("markers", "released"), tuple(choices.get("allowed_tokens", ())))
+    choices = _read_choices(place) | {name: value for name, value in (("markers", markers), ("chat_template_kwargs", chat_template_kwargs)) if value is not None}
+    return Policy(model.to(device).eval(), processor, **choices)
 
 # %% ../nbs/40_policy.ipynb #6fbc6105
 def messages(
@@ -359,7 +386,7 @@ def encode(
     processor, times = policy.processor, [clip.times.tolist() for clip in clips] if as_images else None
     openings = [] if as_images else [policy.family.opening(clip) for clip in clips]
     talk = messages(question, len(clips), system, times, label, openings)
-    text = processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    text = policy.chat(talk)
     if as_images:
         side = processor.image_processor.patch_size * processor.image_processor.merge_size
         images = [np.array(frame) for clip in clips for frame in fit_frames(clip.frames, side)]
@@ -417,7 +444,9 @@ _SHAPING = (  # each a processor of transformers
     "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values",
 )  # fmt: skip
 _HONOURED = (*_SHAPING, "do_sample", "temperature", "max_new_tokens", "eos_token_id", "suppress_tokens", "stop_strings")
-_SHARES = {"top_p": 1.0, "min_p": 1.0, "top_h": 1.0, "typical_p": 1.0, "epsilon_cutoff": 1.0, "eta_cutoff": 1.0}  # 0 to here
+_RANGES = {"temperature": (0, math.inf), "top_k": (0, math.inf), "top_p": (0, 1), "min_p": (0, 1), "top_h": (0, 1), "typical_p": (0, 1),
+           "epsilon_cutoff": (0, 0.999), "eta_cutoff": (0, 0.999), "no_repeat_ngram_size": (0, math.inf), "min_new_tokens": (0, math.inf),
+           "max_new_tokens": (1, math.inf)}  # fmt: skip
 _IDLE = {"num_beams": 1, "num_return_sequences": 1, "num_beam_groups": 1, "use_cache": True, "guidance_scale": 1, "length_penalty": 1,
          "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0, "diversity_penalty": 0, "min_length": 0}  # fmt: skip
 _REASONS = {  # why not, by the names it holds for
@@ -458,21 +487,18 @@ def check_generation(
         if name not in _HONOURED:
             known = "it is not done here" if hasattr(GenerationConfig(), name) else "transformers' GenerationConfig has no such setting"
             raise ValueError(f"{name}={settings[name]!r} cannot be honoured in sampling: {reasons.get(name, known)}")
-    for name, most in _SHARES.items():
-        if not 0 <= settings.get(name, 0) <= most:
-            raise ValueError(f"{name}={settings[name]!r} is no share from 0 to {most:g}")
+    for name, (least, most) in _RANGES.items():  # transformers passes over what lies outside
+        if not least <= settings.get(name, least) <= most:
+            raise ValueError(f"{name}={settings[name]!r} is not from {least:g} to {most:g}")
     if training and (settings.get("temperature", 1) <= 0 or settings.get("do_sample") is False):
         name = "do_sample" if settings.get("do_sample") is False else "temperature"
         raise ValueError(f"{name}={settings[name]!r} makes all answers of a group the same, so no answer is better than another: give temperature > 0")
-    if settings.get("temperature", 1) < 0:
-        raise ValueError(f"temperature={settings['temperature']!r} is below 0; 0 is greedy")
     if (least := settings.get("min_new_tokens", 0)) > settings.get("max_new_tokens", least):
         raise ValueError(f"min_new_tokens={least} is more than max_new_tokens={settings['max_new_tokens']}")
     _processors(settings, [0], torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1))
 
 # %% ../nbs/40_policy.ipynb #a0a2e418
-with relying_on("transformers"):
-    must_have("transformers", GenerationMixin, {"_get_logits_processor": ("generation_config", "input_ids_seq_length", "encoder_input_ids", "model_kwargs")})
+must_have("transformers", GenerationMixin, {"_get_logits_processor": ("generation_config", "input_ids_seq_length", "encoder_input_ids", "model_kwargs")})
 
 
 def _processors(
