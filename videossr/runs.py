@@ -352,7 +352,7 @@ def make_data(
         )
     return train, load_samples(places[1]), refusals
 
-
+# %% ../nbs/53_runs.ipynb #3998f355
 def _sides(
     settings: TrainSettings, seed: int, video_dir: str | Path | None, progress: bool
 ) -> tuple[tuple[list[Path], list[Path]], dict[str, str]]:  # (train, held out), path -> group of those held out that have one
