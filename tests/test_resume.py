@@ -1,5 +1,6 @@
 "Checkpoints of the trainer: whole before older ones go, and what goes on from them is what nothing had interrupted."
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -30,14 +31,14 @@ def start(tmp_path_factory):
 def trainer_of(start, rows, tmp_path):
     "Makes trainers, on the first `n` prompts."
 
-    def make(folder="run", n=6, callbacks=(), **settings):
+    def make(folder="run", n=6, callbacks=(), more=None, **settings):
         torch.manual_seed(0)
         torch.set_num_threads(1)
         dials = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 3, "warmup_steps": 0, "beta": 0.0,
                  "save_strategy": "steps", "disable_tqdm": True, **settings}  # fmt: skip
         config = grpo.VideoGRPOConfig.demo(str(tmp_path / folder), **dials)
         made = grpo.VideoGRPOTrainer(load_policy(start, device="cpu"), lambda completions, **_: [len(one[0]["content"]) % 5 / 5 for one in completions], config,
-                                     rows.select(range(n)), callbacks=[*callbacks])  # fmt: skip
+                                     rows.select(range(n)), callbacks=[*callbacks], **(more or {}))  # fmt: skip
         made.remove_callback(PrinterCallback)
         return made
 
@@ -157,7 +158,7 @@ def test_checkpoints_between_two_rollouts_are_refused_and_others_are_not(trainer
 
 def test_fewer_prompts_than_a_generation_batch_are_refused(trainer_of):
     trainer_of(n=4, gradient_accumulation_steps=4, save_strategy="no")
-    with pytest.raises(ValueError, match="3 prompts are fewer than the 4 of a generation batch"):
+    with pytest.raises(ValueError, match="3 prompts are fewer than the 4 of"):
         trainer_of(n=3, gradient_accumulation_steps=4, save_strategy="no")
 
 
@@ -183,3 +184,50 @@ def test_settings_of_gradient_checkpointing_outlive_a_rollout(trainer_of):
         found = Checkpointed()
         trainer_of(max_steps=2, save_strategy="no", gradient_checkpointing=True, gradient_checkpointing_kwargs={"every_n_layers": 2}, callbacks=[found]).train()
         assert found.seen == [found.seen[0]] * 3, "a layer in two, as before the rollout"
+
+
+class Backwards:
+    "A curriculum that takes the last rows of the set."
+
+    def __init__(self, size):
+        self.size, self.drawn = size, 0
+
+    def draw(self, n, seed):
+        self.drawn += n
+        return [(self.size - 1 - index) % self.size for index in range(n)]
+
+    def observe(self, rows, rewards):
+        assert len(rows) == len(rewards)
+
+    def state(self):
+        return {"drawn": self.drawn}
+
+    def restore(self, state):
+        self.drawn = state["drawn"]
+
+    def metrics(self):
+        return {}
+
+
+def test_prompts_that_a_curriculum_leaves_out_are_not_encoded(trainer_of):
+    trainer = trainer_of(max_steps=3, gradient_accumulation_steps=2, save_strategy="no", more={"curriculum": Backwards(6)})
+    submit, asked = trainer._pool.submit, []
+    trainer._pool.submit = lambda item: asked.append(item) or submit(item)
+    trainer.train()
+    assert len(asked) == trainer.curriculum.drawn == 3 * 2
+
+
+@pytest.mark.slow
+def test_all_ways_to_prompts_are_the_same_with_worker_processes(trainer_of, rows):
+    "Training, refill, a curriculum and evaluation."
+    found = []
+    for workers in (0, 2):
+        for curriculum in (None, Backwards(6)):
+            settings = {"refill": 1, "max_steps": 3, "save_strategy": "no", "gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+            more = {"eval_dataset": rows.select(range(4)), "curriculum": curriculum}
+            trainer = trainer_of(**settings, per_device_eval_batch_size=4, dataloader_num_workers=workers, callbacks=[kept := Kept()], more=more)
+            kept.trainer = trainer
+            trainer.train()
+            log = [{name: value for name, value in row.items() if not re.search("time|runtime|per_second|wait", name)} for row in trainer.state.log_history]
+            found.append(repr((kept.rollouts, log)))
+    assert found[:2] == found[2:] and found[0] != found[1]

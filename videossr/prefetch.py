@@ -79,7 +79,7 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from videossr.
 class _Died(RuntimeError):
     "A process is gone."
 
-
+# %% ../nbs/36_prefetch.ipynb #ea794ef6
 class _Process:
     "One process, from the side of the one who asks."
 

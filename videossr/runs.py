@@ -81,7 +81,7 @@ class TrainSettings:
     adaptive: str = ""  # difficulty: empty, as the mix says; "adaptive" or "adaptive-mix", after the rewards; "uniform", all rungs alike
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
 
-
+# %% ../nbs/53_runs.ipynb #022e8f23
 PRESETS: dict[str, TrainSettings] = {
     "demo": TrainSettings(),
     "paper": TrainSettings(
@@ -352,7 +352,7 @@ def make_data(
         )
     return train, load_samples(places[1]), refusals
 
-
+# %% ../nbs/53_runs.ipynb #3998f355
 def _sides(
     settings: TrainSettings, seed: int, video_dir: str | Path | None, progress: bool
 ) -> tuple[tuple[list[Path], list[Path]], dict[str, str]]:  # (train, held out), path -> group of those held out that have one
