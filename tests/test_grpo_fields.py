@@ -371,10 +371,11 @@ def test_mixed_precision_is_that_of_both_passes(made, monkeypatch):
         assert kinds == {(training, torch.bfloat16 if bf16 else torch.float32) for training in (True, False)}
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("name", cases(["gradient_checkpointing", "activation_checkpointing"]))
-def test_checkpointing_outlives_a_rollout(made, name):
+def test_checkpointing_outlives_a_rollout(made, name, reentrant):
     "The way to checkpoint is the one that was asked for, also after a rollout, which runs without."
-    trainer, found = made(**{"gradient_checkpointing": False, name: True, f"{name}_kwargs": {"use_reentrant": True}}, max_steps=2), []
+    trainer, found = made(**{"gradient_checkpointing": False, name: True, f"{name}_kwargs": {"use_reentrant": reentrant}}, max_steps=2), []
     own = trainer.compute_loss
 
     def looked(model, inputs, *rest, **more):
@@ -385,7 +386,7 @@ def test_checkpointing_outlives_a_rollout(made, name):
 
     trainer.compute_loss = looked
     trainer.train()
-    assert found == [(True, True)] * 2
+    assert found == [(True, reentrant)] * 2
 
 
 # Loss and advantage.
