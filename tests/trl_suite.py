@@ -28,7 +28,7 @@ HUB = "trl-internal-testing"  # the owner of what TRL's tests load
 POLICIES = ("tiny-Qwen2ForCausalLM-2.5", "tiny-Qwen3ForCausalLM", "tiny-LlamaForCausalLM-3.2", "tiny-MistralForCausalLM-0.2")  # stand-ins: the tiny policy
 RELEASES = {"tiny-Qwen2_5_VLForConditionalGeneration": "Qwen2.5-VL-3B", "tiny-Qwen3MoeForCausalLM": "Qwen3-VL-30B-A3B"}
 REWARDS = ("tiny-Qwen2ForSequenceClassification-2.5", "tiny-Qwen3ForSequenceClassification", "tiny-LlamaForSequenceClassification-3.2")
-ROWS = 17  # of TRL's training set; its test set has 2
+ROWS = 6  # of a training set; a test set has 2
 
 # part of a test's name -> what the trainer must say; every test whose name holds it must be refused so
 REFUSED: dict[str, str] = {}
