@@ -412,13 +412,13 @@ LOSSES = {  # setting -> its value, and what it needs beside it
 
 
 @pytest.fixture(scope="module")
-def rollout_of_stock(start, samples, tmp_path_factory):
+def rollout_of_stock(start, samples, tmp_path_factory, stock_trainer):
     "Rows for stock TRL, which sees frames as images; its batch, with answers of different lengths; and the prompt as ours takes it."
     policy = load_policy(start, device="cpu")
     images = [Image.fromarray(frame) for frame in render(samples[0])[0].frames[:6:3]]
     row = {**to_trl_dataset(samples)[0], "prompt": [{"role": "user", "content": "When?"}], "images": images}
     args = VideoGRPOConfig.demo(str(tmp_path_factory.mktemp("stock")), per_device_train_batch_size=SIZE, num_generations=SIZE, beta=0.0, max_completion_length=LENGTH)
-    stock = GRPOTrainer(policy.model, videossr_reward, args, Dataset.from_list([row]), processing_class=policy.processor)
+    stock = stock_trainer(policy.model, videossr_reward, args, Dataset.from_list([row]), processing_class=policy.processor)
     stock.model.train()
     batch = stock._generate_and_score_completions([dict(row) for _ in range(SIZE)])
     generator = torch.Generator().manual_seed(0)
@@ -446,7 +446,7 @@ def stock_inputs(batch):
 
 
 @pytest.fixture(scope="module")
-def stock_loss(start, rollout_of_stock, tmp_path_factory):
+def stock_loss(start, rollout_of_stock, tmp_path_factory, stock_trainer):
     "Stock TRL's loss under some settings, computed once."
     row, batch, _ = rollout_of_stock
     folder, known = str(tmp_path_factory.mktemp("stock")), {}
@@ -456,7 +456,7 @@ def stock_loss(start, rollout_of_stock, tmp_path_factory):
         if key not in known:
             policy = load_policy(start, device="cpu")
             args = VideoGRPOConfig.demo(folder, **{"per_device_train_batch_size": SIZE, "num_generations": SIZE, "beta": 0.0, "max_completion_length": LENGTH, **changes})
-            trainer = GRPOTrainer(policy.model, videossr_reward, args, Dataset.from_list([row]), processing_class=policy.processor)
+            trainer = stock_trainer(policy.model, videossr_reward, args, Dataset.from_list([row]), processing_class=policy.processor)
             trainer.model.train()
             trainer.current_gradient_accumulation_steps = 1
             known[key] = trainer.compute_loss(trainer.model, batch).item()
