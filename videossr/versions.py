@@ -94,6 +94,7 @@ def must_have(
 RELIED_ON: dict[str, dict[str, tuple[str, ...]]] = {  # class or module -> its functions -> parameters that are taken from them or handed to them
     "trl.GRPOTrainer": {
         "_generate_and_score_completions": ("inputs",),
+        "_generate": ("prompts",),
         "_tokenize_prompts": ("prompts",),
         "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
         "_prepare_inputs": ("generation_batch",),
@@ -101,10 +102,12 @@ RELIED_ON: dict[str, dict[str, tuple[str, ...]]] = {  # class or module -> its f
         "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
         "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
         "_get_train_sampler": (),
+        "_get_dataloader": ("dataset",),
         "_save_checkpoint": ("model", "trial"),
     },
     "trl.trainer.utils.RepeatSampler": {"__init__": ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed"), "__iter__": ()},
     "trl.models": {"unwrap_model_for_generation": ("model", "accelerator", "gather_deepspeed3_params")},
+    "trl.trainer.grpo_trainer": {"create_model_from_path": ()},
     "transformers.AttentionInterface": {"register": ("key", "value")},
     "transformers.masking_utils.AttentionMaskInterface": {"register": ("key", "value")},
 }
