@@ -17,3 +17,15 @@ def real_videos():
     if not folder or not Path(folder).is_dir():
         pytest.skip("VIDEOSSR_TEST_VIDEOS names no folder of real clips")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def stock_trainer():
+    "TRL's own trainer, to compare with; before 1.16 it scores answers on GPUs only, and without one the test is skipped."
+    import torch
+    import trl
+    from packaging.version import Version
+
+    if Version(trl.__version__) < Version("1.16") and not torch.cuda.is_available():
+        pytest.skip(f"stock TRL {trl.__version__} needs a GPU to score answers")
+    return trl.GRPOTrainer

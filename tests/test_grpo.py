@@ -268,14 +268,14 @@ def test_an_evaluation_between_two_steps_does_not_swap_the_prompts(start, sample
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-7)
 
 
-def test_an_image_prompt_has_the_loss_of_stock_trl(start, samples, tmp_path):
+def test_an_image_prompt_has_the_loss_of_stock_trl(start, samples, tmp_path, stock_trainer):
     "Stock TRL sees images in its loss, so there it must agree with ours: loss and gradients of the same rollouts."
     policy = load_policy(start, device="cpu")
     clip = render(samples[0])[0]
     images = [Image.fromarray(frame) for frame in clip.frames[:6:3]]
     row = {**to_trl_dataset(samples)[0], "prompt": [{"role": "user", "content": "When?"}], "images": images}
     config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=4, num_generations=4)
-    stock = GRPOTrainer(policy.model, videossr_reward, config, Dataset.from_list([row]), processing_class=policy.processor)
+    stock = stock_trainer(policy.model, videossr_reward, config, Dataset.from_list([row]), processing_class=policy.processor)
     stock.model.train()
     stock.current_gradient_accumulation_steps = 1
     batch = stock._generate_and_score_completions([dict(row) for _ in range(4)])

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from packaging.requirements import Requirement
 
 # %% auto #0
-__all__ = ['declared', 'installed', 'advice', 'relying_on', 'must_have']
+__all__ = ['RELIED_ON', 'declared', 'installed', 'advice', 'relying_on', 'must_have']
 
 # %% ../nbs/03_versions.ipynb #7b3c21ee
 def declared(
@@ -89,3 +89,25 @@ def must_have(
         if method is None or missing:
             what = f"no {owner.__name__}.{name}" if method is None else f"no parameter {', '.join(missing)} in {owner.__name__}.{name}"
             raise ImportError(f"{package} {installed(package)} has {what}, which videossr replaces; {advice(package)}")
+
+# %% ../nbs/03_versions.ipynb #b94f48a4
+RELIED_ON: dict[str, dict[str, tuple[str, ...]]] = {  # class or module -> its functions -> parameters that are taken from them or handed to them
+    "trl.GRPOTrainer": {
+        "_generate_and_score_completions": ("inputs",),
+        "_generate": ("prompts",),
+        "_tokenize_prompts": ("prompts",),
+        "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
+        "_prepare_inputs": ("generation_batch",),
+        "_compute_loss": ("model", "inputs"),
+        "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+        "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+        "_get_train_sampler": (),
+        "_get_dataloader": ("dataset",),
+        "_save_checkpoint": ("model", "trial"),
+    },
+    "trl.trainer.utils.RepeatSampler": {"__init__": ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed"), "__iter__": ()},
+    "trl.models": {"unwrap_model_for_generation": ("model", "accelerator", "gather_deepspeed3_params")},
+    "trl.trainer.grpo_trainer": {"create_model_from_path": ()},
+    "transformers.AttentionInterface": {"register": ("key", "value")},
+    "transformers.masking_utils.AttentionMaskInterface": {"register": ("key", "value")},
+}
