@@ -34,6 +34,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PrinterCallback, Qwen3VLConfig, Qwen3VLForConditionalGeneration, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
+# %% auto #0
+__all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'random_policy', 'moving_clip', 'Watch',
+           'median_seconds', 'matmul_rate', 'copy_rate', 'Bench', 'Part', 'part', 'machine', 'Job', 'make_job',
+           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact',
+           'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table', 'report',
+           'draw_phases', 'main']
+
+# %% ../nbs/57_first_gpu.ipynb #95c47b94
 from .data import to_trl_dataset
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from .memory import Workload, measured_peak, memory_plan
@@ -45,13 +53,6 @@ from .show import Picture
 from .tasks import TASKS, Sample
 from .versions import installed
 from .video import Clip
-
-# %% auto #0
-__all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'random_policy', 'moving_clip', 'Watch',
-           'median_seconds', 'matmul_rate', 'copy_rate', 'Bench', 'Part', 'part', 'machine', 'Job', 'make_job',
-           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact',
-           'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table', 'report',
-           'draw_phases', 'main']
 
 # %% ../nbs/57_first_gpu.ipynb #bb870c0b
 @dataclass(frozen=True)

@@ -327,6 +327,7 @@ class _Work:
     known: torch.Tensor | None = None  # (rows, R) entropies from sampling, for the others
     looked: bool = False  # whether log-probabilities came by our method
     scores: list[torch.Tensor] = field(default_factory=list)  # entropies of each answer, as sampled
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the dataset, one for each answer
 
 
 def _encode_row(policy: Policy, sample: str) -> Prompt:
@@ -428,7 +429,7 @@ def _generate_and_score_completions(self: VideoGRPOTrainer, inputs: list[dict[st
     "Encodes each sample once before TRL generates and scores; marks which rows share a prompt, and which groups have no variance."
     encoded = [row.get("encoded") or self._pool.submit(row["sample"]) for row in inputs[:: self.group_size]]
     inputs = [{name: value for name, value in row.items() if name != "encoded"} for row in inputs]  # TRL hands all columns to the reward
-    self._work = work = _Work(self._pool.take(encoded), list(range(len(encoded))))
+    self._work = work = _Work(self._pool.take(encoded), list(range(len(encoded))), rows=inputs)
     scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(inputs)
     if self.model.training:
         self._note(inputs, scored["advantages"].tolist())
@@ -535,6 +536,12 @@ def _generate(self: VideoGRPOTrainer, prompts: list) -> tuple:
 def prompts(self: VideoGRPOTrainer) -> list[Prompt]:  # one for each group
     "The encoded prompts at work, for a `rollout_func`."
     return self._work.prompts
+
+
+@patch(as_prop=True)
+def rows(self: VideoGRPOTrainer) -> list[dict[str, Any]]:  # one for each answer, with all columns
+    "The rows at work, for a `rollout_func`."
+    return self._work.rows
 
 # %% ../nbs/41_grpo.ipynb #471e3c85
 @patch
