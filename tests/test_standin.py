@@ -293,7 +293,7 @@ def test_the_share_of_lost_steps_is_what_adam_loses(release):
 
 def test_the_paper_on_a_machine_without_a_gpu(release, samples, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    paper = train_settings("paper", model=str(release("untied")), groups=2, group_size=2, max_new_tokens=4, steps=1, n_train=4, n_held_out=2)
+    paper = train_settings("paper", model=str(release("untied")), groups=2, group_size=2, max_new_tokens=4, steps=1, prefetch=0, n_train=4, n_held_out=2)
     with pytest.raises(ValueError, match="-p device cpu"):
         Run.create(tmp_path / "none", paper, 0)
     assert not (tmp_path / "none").exists()
@@ -394,6 +394,7 @@ def test_exported_rows_reach_a_release_as_they_are(release, samples, tmp_path, k
 
 SMALL = {
     "n_train": 6, "n_held_out": 3, "held_out": 0.3, "steps": 2, "groups": 2, "group_size": 2, "max_new_tokens": 6, "save_steps": 1, "device": "cpu",
+    "prefetch": 0,
 }  # fmt: skip
 
 

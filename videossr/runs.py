@@ -81,7 +81,7 @@ class TrainSettings:
     adaptive: str = ""  # difficulty: empty, as the mix says; "adaptive" or "adaptive-mix", after the rewards; "uniform", all rungs alike
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
 
-# %% ../nbs/53_runs.ipynb #022e8f23
+# %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
     "demo": TrainSettings(),
     "paper": TrainSettings(
@@ -91,7 +91,6 @@ PRESETS: dict[str, TrainSettings] = {
     ),
 }  # fmt: skip
 
-# %% ../nbs/53_runs.ipynb #7c133f1a
 _CHOICES: dict[str, tuple[str, ...]] = {
     "adaptive": ("", *KINDS), "dtype": ("float32", "bfloat16"), "final_dtype": ("", "float32", "bfloat16", "float16"), "markers": MARKERS,
     "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"),
@@ -325,6 +324,18 @@ def make_train(
         run.write_json("samples/rungs.json", [rung for rung, samples in enumerate(made) for _ in samples])
     return [*chain(*refusals)]
 
+
+def _sides(
+    settings: TrainSettings, seed: int, video_dir: str | Path | None, progress: bool
+) -> tuple[tuple[list[Path], list[Path]], dict[str, str]]:  # (train, held out), path -> group of those held out that have one
+    "Videos for training and held-out ones that share no source with them."
+    if video_dir is None:  # painted, so no two of them are alike
+        return split_videos(demo_videos(progress=progress), settings.held_out, seed, near_duplicates=False), {}
+    videos = find_videos(video_dir)
+    groups = find_groups(videos, known_groups(video_dir), progress=progress)
+    sides = split_videos(videos, settings.held_out, seed, groups, near_duplicates=False)
+    return sides, {str(path): groups[str(path)] for path in sides[1] if str(path) in groups}
+
 # %% ../nbs/53_runs.ipynb #e1f2a3b4
 def make_data(
     run: Run,
@@ -351,18 +362,6 @@ def make_data(
             "Raise n_train, lower groups, or give more videos"
         )
     return train, load_samples(places[1]), refusals
-
-# %% ../nbs/53_runs.ipynb #3998f355
-def _sides(
-    settings: TrainSettings, seed: int, video_dir: str | Path | None, progress: bool
-) -> tuple[tuple[list[Path], list[Path]], dict[str, str]]:  # (train, held out), path -> group of those held out that have one
-    "Videos for training and held-out ones that share no source with them."
-    if video_dir is None:  # painted, so no two of them are alike
-        return split_videos(demo_videos(progress=progress), settings.held_out, seed, near_duplicates=False), {}
-    videos = find_videos(video_dir)
-    groups = find_groups(videos, known_groups(video_dir), progress=progress)
-    sides = split_videos(videos, settings.held_out, seed, groups, near_duplicates=False)
-    return sides, {str(path): groups[str(path)] for path in sides[1] if str(path) in groups}
 
 
 def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
