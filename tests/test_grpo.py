@@ -18,7 +18,6 @@ from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
-from videossr import grpo
 from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.grpo import (
@@ -68,12 +67,7 @@ def groups_of(policy, n_clips=(1, 6, 2), n_answers=3, length=4):
     return collate(prompts, policy.tokenizer.pad_token_id), answers, (torch.arange(length) < ends).long()
 
 
-def test_trl_still_has_what_is_replaced():
-    "A release of TRL that renames or reshapes one of these would train with its own code, silently."
-    for name in grpo._REPLACED:
-        assert getattr(VideoGRPOTrainer, name).__module__ == "videossr.grpo", name
-    assert {name for one in VideoGRPOTrainer.__mro__ if one.__module__ == "videossr.grpo" for name in vars(one) if name.startswith("_") and not name.endswith("__")
-            and hasattr(GRPOTrainer, name)} == set(grpo._REPLACED)  # fmt: skip
+def test_trl_s_loss_still_asks_for_log_probabilities_where_ours_are():
     assert "self._get_per_token_logps_and_entropies(" in inspect.getsource(GRPOTrainer._compute_loss)
 
 

@@ -35,7 +35,7 @@ from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
 from .tasks import Sample
-from .versions import advice, must_have, relying_on
+from .versions import RELIED_ON, advice, must_have, relying_on
 
 # %% auto #0
 __all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps', 'VideoGRPOTrainer',
@@ -286,20 +286,7 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ValueError(f"peft_config is a {type(adapters).__name__}: prompt learning puts its tokens before a shared prompt, which this trainer computes once a group: give a LoraConfig")
 
 # %% ../nbs/41_grpo.ipynb #dbf400c0
-_REPLACED = {
-    "_generate_and_score_completions": ("inputs",),
-    "_generate": ("prompts",),
-    "_tokenize_prompts": ("prompts",),
-    "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
-    "_prepare_inputs": ("generation_batch",),
-    "_compute_loss": ("model", "inputs"),
-    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
-    "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
-    "_get_train_sampler": (),
-    "_get_dataloader": ("dataset",),
-    "_save_checkpoint": ("model", "trial"),
-}
-must_have("trl", GRPOTrainer, _REPLACED)
+must_have("trl", GRPOTrainer, RELIED_ON["trl.GRPOTrainer"])
 
 # %% ../nbs/41_grpo.ipynb #7aa75940
 def lost_steps(
@@ -477,9 +464,7 @@ def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None
     answers, shared = [], self.is_fsdp_enabled or getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3
     how = {"temperature": self.temperature, "max_new_tokens": self.max_completion_length, "generation": _generation(self.args), "scores": True}
     with (
-        unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation, gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs
-        ) as model,
+        unwrap_model_for_generation(self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation) as model,
         self._dist.summon_full_params(self.model_wrapped, recurse=False),
         _gathered(model),
         self.accelerator.autocast(),  # as in the loss
