@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
@@ -30,12 +30,21 @@ from videossr.grpo import (
     split_groups,
     warm_start,
 )
-from videossr.policy import Prompt, collate, encode, encode_sample, end_ids, load_policy, never_sampled, sample_tokens, tiny_policy
+from videossr.policy import (
+    Prompt,
+    collate,
+    encode,
+    encode_sample,
+    end_ids,
+    load_policy,
+    never_sampled,
+    sample_tokens,
+    tiny_policy,
+)
 from videossr.rewards import videossr_reward
 from videossr.tasks import make_sample, render
 from videossr.versions import declared
 from videossr.video import Clip
-
 
 POLICY = tiny_policy(1)
 

@@ -331,7 +331,8 @@ def load_policy(
             f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({str(error).splitlines()[0]})"
         ) from error
     choices = _read_choices(place) | {name: value for name, value in (("markers", markers), ("chat_template_kwargs", chat_template_kwargs)) if value is not None}
-    return Policy(model.to(device).eval(), processor, **choices)
+    model = model if getattr(model, "is_quantized", False) else model.to(device)  # bitsandbytes has put it there
+    return Policy(model.eval(), processor, **choices)
 
 # %% ../nbs/40_policy.ipynb #6fbc6105
 def messages(
