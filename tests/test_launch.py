@@ -156,7 +156,7 @@ from accelerate.utils import DistributedType
 import videossr.grpo as grpo
 from videossr.data import load_samples, to_trl_dataset
 from videossr.launch import leave
-from videossr.policy import load_policy
+from videossr.policy import Answers, load_policy
 
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
     init = PartialState.__init__
@@ -173,8 +173,10 @@ if not options.pop("sampled", False):
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"]):
             seed = int(hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=4).hexdigest(), 16)
             rows.append(torch.from_numpy(np.random.default_rng(seed).integers(20, 280, (n, max_new_tokens))))
-        return torch.cat(rows)
-    grpo.sample_tokens = fixed
+        tokens = torch.cat(rows)
+        lengths, unknown = torch.full((len(tokens),), max_new_tokens), torch.zeros(tokens.shape)
+        return Answers(tokens, lengths, lengths < 0, unknown, unknown)
+    grpo.sample_answers = fixed
 
 def reward(completions, task, **_):
     "The tasks differ, and one is silent."
