@@ -241,10 +241,6 @@ def _check_settings(args: VideoGRPOConfig) -> None:
             f"per_device_train_batch_size ({args.per_device_train_batch_size}) counts rollouts and must be a multiple of "
             f"num_generations ({args.num_generations}), so that a group stays on one device"
         )
-    every, passes = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
-    if args.save_strategy == "steps" and args.save_steps * passes % every:
-        least = every // math.gcd(every, passes)
-        raise ValueError(f"rollouts serve {every} passes and are not saved: make save_steps ({args.save_steps:g}) a multiple of {least}")
 
 
 def _generation(args: VideoGRPOConfig) -> dict[str, Any]:
@@ -272,11 +268,27 @@ def _check_data(args: VideoGRPOConfig, rows: Any, held_out: Any) -> None:
             f"{len(rows)} prompts are fewer than the {needed} of one generation batch, so not one step would be taken: give more samples, "
             "or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
         )
+    _check_saves(args, len(rows) // needed)
     size = args.num_generations_eval or args.num_generations
     if held_out is not None and args.per_device_eval_batch_size % size:
         raise ValueError(f"per_device_eval_batch_size ({args.per_device_eval_batch_size}) counts answers and must be a multiple of {size}, the answers a prompt, so that a group stays on one device")
 
 
+def _check_saves(args: VideoGRPOConfig, rollouts: int) -> None:
+    "Raises `ValueError` where a checkpoint would fall between two passes that one rollout serves; there are so many `rollouts` in an epoch."
+    every, taken = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    passes = rollouts * every
+    steps = -(-passes // taken)  # the last one may be short
+    often = int(args.save_steps) if args.save_strategy == "steps" else 0  # below 1 it is a share of all steps
+    for step in range(often, often * steps + 1, often) if often else ():
+        if step % steps * taken % every:
+            least = steps if passes % taken else every // math.gcd(every, taken)
+            raise ValueError(
+                f"a rollout serves {every} passes and is not saved, and the checkpoint of step {step} would fall between two of them: "
+                f"make save_steps ({often}) a multiple of {least}"
+            )
+
+# %% ../nbs/41_grpo.ipynb #34d10e5e
 def _check_options(options: dict[str, Any]) -> None:
     "Raises `ValueError` for arguments of TRL's trainer that this one cannot honour."
     for name, reason in {"tools": "answers are of one turn", "environment_factory": "answers are of one turn"}.items():
@@ -405,10 +417,24 @@ def _policy_of(model: Policy | PreTrainedModel | str | Path, args: VideoGRPOConf
 def _get_dataloader(self: VideoGRPOTrainer, dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
     "TRL's loader over rows whose prompts are encoded ahead, by the pool's processes and not by torch's."
     workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, 0
+    unused = self.curriculum is not None and kwargs.get("is_training")  # the curriculum chooses other rows
+    pool = WorkerPool(self._pool.work) if unused else self._pool  # without processes nothing is done before it is asked for
     try:
-        return super(VideoGRPOTrainer, self)._get_dataloader(Ahead(dataset, self._pool), *args, **kwargs)
+        return super(VideoGRPOTrainer, self)._get_dataloader(Ahead(dataset, pool), *args, **kwargs)
     finally:
         self.args.dataloader_num_workers = workers
+
+# %% ../nbs/41_grpo.ipynb #ff1d494e
+@contextlib.contextmanager
+def _checkpointing_kept(model: torch.nn.Module) -> Iterator[None]:
+    "Gradient checkpointing is afterwards as it was: TRL turns it off for a rollout, and on again without some of its settings."
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    before = [(part, {name: vars(part)[name] for name in names if name in vars(part)}) for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, values in before:
+            vars(part).update(values)
 
 
 @patch
@@ -417,7 +443,8 @@ def _generate_and_score_completions(self: VideoGRPOTrainer, inputs: list[dict[st
     encoded = [row.get("encoded") or self._pool.submit(row["sample"]) for row in inputs[:: self.group_size]]
     inputs = [{name: value for name, value in row.items() if name != "encoded"} for row in inputs]  # TRL hands all columns to the reward
     self._work = work = _Work(self._pool.take(encoded), list(range(len(encoded))), rows=inputs)
-    scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(inputs)
+    with _checkpointing_kept(self.model):
+        scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(inputs)
     if self.model.training:
         self._note(inputs, scored["advantages"].tolist())
     scored["group"] = torch.arange(len(encoded)).repeat_interleave(self.group_size)
@@ -613,6 +640,7 @@ def _prepare_inputs(self: VideoGRPOTrainer, generation_batch: Any) -> dict[str, 
     if not self.model.training:
         return self._generate_and_score_completions(generation_batch)
     if self._step % self._passes_of_a_rollout == 0 or self._buffered_inputs is None:
+        self._buffered_inputs = None  # with its prompts
         if self.curriculum is not None:
             generation_batch = self._chosen(len(generation_batch) // self.group_size)
         scored = self._refilled(self._generate_and_score_completions(generation_batch))
