@@ -271,7 +271,7 @@ def make_job(
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     work = Workload(
         len(prompt), len(prompt.pixel_values_videos), shape.answer_tokens, shape.group_size, lora_rank=lora_rank, weight_dtype="bfloat16",
-        gradient_checkpointing=gradient_checkpointing, on_cpu=bench.device.type == "cpu",
+        gradient_checkpointing=gradient_checkpointing, on_cpu=bench.device.type == "cpu", answer_batch=1,
     )  # fmt: skip
     return Job(policy, model, torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.0, fused=True), work, shape, prompt, clip)
 
@@ -375,8 +375,8 @@ def _peak_of(job: Job, watch: Watch) -> int:
 def _memory(job: Job, watch: Watch) -> dict[str, Any]:
     "Peak memory beside the plan's."
     plan, peak = memory_plan(job.policy.model.config, job.work), _peak_of(job, watch)
-    planned = {moment: sum(need.values()) / 1e9 for moment, need in plan.moments.items()}
-    return {"GB": peak / 1e9, "plan GB": plan.total / 1e9, "measured / plan": peak / plan.total, "plan by moment": planned,
+    planned = {moment: sum(need.values()) / 1e9 for moment, need in plan.moments.items() if moment not in ("loading", "evaluation")}
+    return {"GB": peak / 1e9, "plan GB": plan.step / 1e9, "measured / plan": peak / plan.step, "plan by moment": planned,
             "by phase": {phase: n_bytes / 1e9 for phase, n_bytes in watch.peaks.items()}}  # fmt: skip
 
 

@@ -5,39 +5,49 @@
 # %% ../nbs/42_memory.ipynb #418fa250
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
+import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
-from .families import family_of
+from . import prefix
+from .families import TimedFamily, family_of
 from .grpo import VideoGRPOConfig
-from .policy import Policy, Prompt, let_share
-from .prefix import Packing, Scored
+from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
+from .prefix import group_logps, plain_logps
 from .versions import relying_on
 
 with relying_on("torch"):
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+    from torch.utils._pytree import tree_leaves, tree_map
+    from torch.utils.flop_counter import flop_registry
+with relying_on("transformers"):
+    from transformers.initialization import no_init_weights
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'PIECES', 'Need', 'NOTES', 'PART_COLORS', 'Optimizer', 'require_optimizer',
-           'adapter_layers', 'Workload', 'Pieces', 'pieces_of', 'model_config', 'n_weights', 'LiveBytes', 'Passes',
-           'adapted', 'MemoryPlan', 'memory_plan', 'draw_memory', 'workload', 'measured_peak', 'available_memory',
-           'advice', 'NotEnoughMemory', 'check_memory']
+__all__ = ['OPTIMIZERS', 'LORA_TARGETS', 'HOLLOW', 'Need', 'NOTES', 'PART_COLORS', 'RATES', 'Optimizer', 'require_optimizer',
+           'adapter_layers', 'Workload', 'model_config', 'n_weights', 'Segment', 'LiveBytes', 'Hollow', 'stretched',
+           'adapted', 'MemoryPlan', 'memory_plan', 'with_room', 'draw_memory', 'workload', 'launched', 'measured_peak',
+           'available_memory', 'advice', 'NotEnoughMemory', 'check_memory', 'Hours', 'expected_hours', 'hours_left']
 
 # %% ../nbs/42_memory.ipynb #51cb977a
 @dataclass(frozen=True)
@@ -116,9 +126,11 @@ class Workload:
     processes: int = 1  # devices
     sharded: bool = False  # weights, gradients, optimiser and reference are split among the processes (FSDP, ZeRO-3)
     on_cpu: bool = False  # prompts and paged optimiser count too, for there is one memory
+    slots: int = 1  # pairs of frames, which see each other in the vision tower: for operations, not for bytes
+    answer_batch: int = 32  # prompts that an evaluation answers at once
 
     def __post_init__(self):
-        for name in ("prompt_tokens", "patches", "answer_tokens", "group_size", "groups_at_once", "groups", "processes"):
+        for name in ("prompt_tokens", "patches", "answer_tokens", "group_size", "groups_at_once", "groups", "processes", "answer_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it counts from 1")
         if self.weight_dtype not in ("float32", "bfloat16"):
@@ -128,42 +140,11 @@ class Workload:
         if self.groups % self.groups_at_once:
             raise ValueError(f"groups ({self.groups}) must be a multiple of groups_at_once ({self.groups_at_once})")
 
-# %% ../nbs/42_memory.ipynb #600a170b
-@dataclass(frozen=True)
-class Pieces:
-    "What repeats in the models of a family, and what is odd about them; all layers are alike, and all blocks of the vision tower."
-    deep: str = ""  # key of the vision config: blocks whose output goes through a merger of its own to the language model (DeepStack)
-    one: dict[str, Any] = field(default_factory=dict)  # further keys of the text config of a model with one layer
-    alike: dict[str, Any] = field(default_factory=dict)  # keys of the text config and the values with which all layers are alike
-    sees: bool = False  # the vision tower runs with gradients even where only adapters of the language model train, if there is checkpointing
-
-
-PIECES: dict[str, Pieces] = {
-    "qwen3_vl": Pieces(deep="deepstack_visual_indexes"),
-    "qwen3_vl_moe": Pieces(deep="deepstack_visual_indexes", alike={"mlp_only_layers": [], "decoder_sparse_step": 1}),
-    # transformers takes patches for an embedding there, whose output must have gradients for checkpointing
-    "qwen2_5_vl": Pieces(one={"layer_types": ["full_attention"]}, sees=True),
-}
-
-
-def pieces_of(
-    config: PreTrainedConfig,
-) -> Pieces:
-    "The pieces of a model. Raises `ValueError` that names a family, or a setting, that cannot be planned, and what that would need."
-    name, text = family_of(config).name, config.get_text_config()
-    if config.model_type not in PIECES:
-        raise ValueError(f"the memory of {name} ({config.model_type}) cannot be planned: it needs a line in PIECES that says which pieces repeat")
-    found = PIECES[config.model_type]
-    for key, value in found.alike.items():
-        if getattr(text, key) != value:
-            raise ValueError(f"the plan needs layers that are all alike: {key} is {getattr(text, key)} in this {name}, not {value}")
-    return found
-
 # %% ../nbs/42_memory.ipynb #6cdf3d1d
 def model_config(
     name: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # a policy, its config, the content of a config.json, a folder or a name on the hub
 ) -> PreTrainedConfig:
-    "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for a model that cannot be planned."
+    "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for a kind that is not trained here."
     if isinstance(name, Policy):
         name = name.model.config
     if isinstance(name, Mapping):
@@ -173,87 +154,176 @@ def model_config(
             name = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
             raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub") from error
-    pieces_of(name)
+    family_of(name)
     return name
+
+
+@functools.lru_cache(maxsize=64)
+def _n_weights(config_json: str) -> int:
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**json.loads(config_json)))
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def n_weights(
     config: PreTrainedConfig,
 ) -> int:
     "Number of weights, tied ones counted once."
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    return sum(weight.numel() for weight in model.parameters())
+    return _n_weights(config.to_json_string(use_diff=False))
+
+# %% ../nbs/42_memory.ipynb #bb2fda77
+@dataclass
+class Segment:
+    "A stretch of a run: inside one layer, or between two."
+    moment: str = ""
+    layer: tuple[str, int] | None = None  # kind and number; None: between layers
+    begin: Counter = field(default_factory=Counter)  # bytes by part
+    peak: Counter = field(default_factory=Counter)
+    flops: float = 0.0
+    kept: bool = False  # what is alive at its end is the cache of a generation
+    freed: bool = False  # before it, autocast gave back its copies
 
 # %% ../nbs/42_memory.ipynb #109b1fda
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(tree) if isinstance(value, torch.Tensor)]
+
+
 class LiveBytes(TorchDispatchMode):
-    "While active, counts the bytes of the tensors that operations make and nobody has dropped yet."
+    "While active, counts operations, and the bytes of the tensors that these make and nobody has dropped yet."
+
+    def __init__(
+        self,
+        label: Callable[[Any, tuple, torch.Tensor], str] = lambda *_: "activations",  # what an operation's output is: a part of `NOTES`
+    ):
+        super().__init__()
+        self.now, self.peak, self.parts, self.label, self.segments = 0, 0, Counter(), label, [Segment()]
+        self._known: dict[int, tuple[int, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.prim.device.default:  # asked at every turn
+            return result
+        for value in _tensors((args, kwargs)):
+            self._note(value, 0, "")  # or known already
+        for value in _tensors(result):
+            self._note(value, value.untyped_storage().nbytes(), self.label(func, args, value))
+        if func is torch.ops.aten._grouped_mm.default:
+            self.count(func, 2 * args[0].numel() * args[1].shape[-1])
+        elif func.overloadpacket in flop_registry:
+            self.count(func, flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result))
+        return result
+
+    def count(self, func: Any, flops: float) -> None:
+        "Notes operations."
+        self.segments[-1].flops += flops
+
+    def _note(self, value: torch.Tensor, size: int, label: str) -> None:
+        storage, segment = value.untyped_storage(), self.segments[-1]
+        if (key := storage._cdata) not in self._known:
+            weakref.finalize(storage, self._drop, key)
+            self._known[key], self.now = (size, label), self.now + size
+            self.parts[label] += size
+            self.peak = max(self.peak, self.now)
+            if self.now > segment.peak.total():
+                segment.peak = Counter(self.parts)
+
+    def _drop(self, key: int) -> None:
+        size, label = self._known.pop(key)
+        self.now -= size
+        self.parts[label] -= size
+
+# %% ../nbs/42_memory.ipynb #77c5ed06
+class Hollow(TorchDispatchMode):
+    "While active, tensors of floats have a shape and no content; whole numbers have both, and are 0 where they come from floats."
 
     def __init__(self):
         super().__init__()
-        self.now, self.peak = 0, 0
-        self._sizes: dict[int, int] = {}
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            self._note(value, made_here=False)  # or known already
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            self._note(value, made_here=True)
-        return result
-
-    def _note(self, value: Any, made_here: bool) -> None:
-        if isinstance(value, torch.Tensor) and (key := value.untyped_storage()._cdata) not in self._sizes:
-            storage = value.untyped_storage()
-            self._sizes[key] = storage.nbytes() if made_here else 0
-            self.now += self._sizes[key]
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self._sizes.pop(key)
-
-# %% ../nbs/42_memory.ipynb #625cfba8
-@dataclass(frozen=True)
-class Passes:
-    "Bytes that a part of the model needs beside its weights, gradients and inputs."
-    output: int  # what it hands on
-    kept: int  # alive after a forward pass that will be differentiated, output included
-    alone: int  # most at once in a forward pass without gradients
-    forward: int  # most at once in a forward pass with gradients
-    backward: int  # most at once in the backward pass after it
-
-# %% ../nbs/42_memory.ipynb #82d52f98
-class _Grouped(TorchDispatchMode):
-    "Knows the shape of a multiplication by groups, which fake float32 tensors have only from torch 2.15 on."
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is not torch.ops.aten._grouped_mm.default:
-            return func(*args, **(kwargs or {}))
-        left, right, ends = args[0], args[1], [*args[2:], *(kwargs or {}).values()][0]
-        n_groups = [len(ends)] * (left.dim() == right.dim() == 2)  # a product for each group: the gradient of the weights
-        return left.new_empty(*n_groups, left.shape[-2], right.shape[-1])
+        aten, kwargs = torch.ops.aten, kwargs or {}
+        if func is torch.ops.prim.device.default:  # asked at every turn
+            return torch.device("cpu")
+        if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return 0.0
+        if func is aten.index.Tensor:  # a mask has a known number of places
+            places = [[one] if one is None or one.dtype != torch.bool else one.nonzero().unbind(1) for one in args[1]]
+            args = (args[0], [one for some in places for one in some])
+        given = _tensors((args, kwargs))
+        real = not any(isinstance(value, FakeTensor) for value in given)
+        if real and given and not any(map(torch.is_floating_point, given)) and "dtype" not in kwargs:
+            return func(*args, **kwargs)
+        with self.fake:
+            result = _grouped(*args, **kwargs) if func is aten._grouped_mm.default else func(*args, **kwargs)
+        if real and (made := _tensors(result)) and not any(map(torch.is_floating_point, made)):
+            return func(*args, **kwargs)
+        return tree_map(lambda one: torch.zeros(one.shape, dtype=one.dtype) if isinstance(one, FakeTensor) and not one.is_floating_point() else one, result)
 
 
-def _dry_run(
-    mode: FakeTensorMode,  # of weights and inputs
-    call: Callable[..., torch.Tensor],
-    inputs: Sequence[torch.Tensor],
-    autocast: bool,  # to bfloat16
-) -> Passes:
-    "Runs a part of the model forward and back on tensors that have a shape and no content."
-    with mode, _Grouped(), LiveBytes() as alone, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        call(*inputs)
-    with mode, _Grouped(), LiveBytes() as live:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            output = call(*inputs)
-        size, kept, forward = output.nbytes, live.now, live.peak
-        live.peak = live.now
-        if output.requires_grad:
-            output.backward(torch.ones_like(output))
-    return Passes(size, kept, alone.peak, forward, live.peak)
+def _grouped(left: torch.Tensor, right: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    "A multiplication by groups, which fake float32 tensors know only from torch 2.15 on."
+    n_groups = [len(offs)] * (left.dim() == right.dim() == 2)  # a product for each group: the gradient of the weights
+    return left.new_empty(*n_groups, left.shape[-2], right.shape[-1])
 
-# %% ../nbs/42_memory.ipynb #472ea3f6
+
+HOLLOW = Hollow()  # one for all, for hollow tensors of two do not meet
+
+# %% ../nbs/42_memory.ipynb #75ac9e3e
+class _Watch(LiveBytes):
+    "Counts by segment and moment."
+    moment, slots = "", 1  # of a step; pairs of frames that see each other in the vision tower, run as one
+
+    def count(self, func: Any, flops: float) -> None:
+        apart = self.slots if "attention" in str(func) and (self.segments[-1].layer or ("",))[0] == "vision" else 1
+        super().count(func, flops / apart)
+
+    def begin(self, moment: str = "", layer: tuple[str, int] | None = None) -> None:
+        self.moment = moment or self.moment
+        self.segments.append(Segment(self.moment, layer, Counter(self.parts), Counter(self.parts)))
+
+    def gradient(self, weight: torch.Tensor) -> None:
+        "Names the gradient that a weight got, unless it was there before and is counted elsewhere."
+        size, old = self._known[key := weight.grad.untyped_storage()._cdata]
+        self._known[key] = size, "gradients"
+        self.parts.update({old: -size, "gradients": size})
+
+    def keep(self) -> None:
+        "What is still alive is the cache."
+        self._known = {key: (size, "KV cache" if part == "activations" else part) for key, (size, part) in self._known.items()}
+        self.parts["KV cache"] += self.parts.pop("activations", 0)
+        self.segments[-1].kept = True
+        self.begin()
+
+# %% ../nbs/42_memory.ipynb #caba393e
+Need = dict[str, int]  # bytes by part
+
+
+def stretched(
+    segments: Sequence[Segment],  # of a run with few layers
+    short: Mapping[str, int],  # kind -> number of layers in the run, at least 3
+    depths: Mapping[str, int],  # kind -> number in the model
+) -> dict[str, tuple[Need, float]]:  # moment -> bytes by part at its peak, and operations
+    "What the run would take with all layers: what the last but one adds or drops is added or dropped as often as layers are left out."
+    found: dict[str, tuple[Need, float]] = {}
+    offset, before = Counter(), {}
+    for segment in segments:
+        times, (kind, index) = 1, segment.layer or ("", -1)
+        if kind:
+            left_out, last = depths[kind] - short[kind], before.get(kind)
+            times += left_out * (index == short[kind] - 2)
+            if last and last.layer[1] == short[kind] - 2 != index:
+                offset.update({part: left_out * (segment.begin[part] - last.begin[part]) for part in {*segment.begin, *last.begin}})
+            before[kind] = segment
+        if segment.freed:
+            offset.pop("bfloat16 copies", None)
+        need, flops = found.get(segment.moment, ({}, 0.0))
+        here = {part: segment.peak[part] + offset[part] for part in {*segment.peak, *offset}}
+        found[segment.moment] = max(need, here, key=lambda parts: sum(parts.values())), flops + times * segment.flops
+        if segment.kept:
+            offset["KV cache"] += offset.pop("activations", 0)
+    return found
+
+# %% ../nbs/42_memory.ipynb #27b5a92f
 class _Adapted(torch.nn.Module):
     "A linear layer with LoRA, computed as PEFT does."
 
@@ -267,7 +337,7 @@ class _Adapted(torch.nn.Module):
         return (result + self.up(self.down(inputs.to(self.down.weight.dtype))) * 2.0).to(result.dtype)
 
 
-def _adapt(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> None:
+def _adapt(model: torch.nn.Module, rank: int, targets: Sequence[str]) -> None:
     "Freezes a model and adapts the linear layers of these names in its language model."
     model.requires_grad_(False)
     for module in list(model.model.language_model.modules()):
@@ -277,199 +347,179 @@ def _adapt(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> None:
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ValueError(f"adapters reach nothing: no linear layer of the language model is called {', '.join(targets) or 'nothing'}")
 
-# %% ../nbs/42_memory.ipynb #57a57a83
-@functools.lru_cache(maxsize=32)
-def _skeleton(
-    config_json: str,
-    dtype: torch.dtype,
-    rank: int,
-    targets: tuple[str, ...],
-) -> tuple[FakeTensorMode, PreTrainedModel, torch.nn.Module, dict[tuple, Passes]]:
-    "The model with one layer of each kind, without memory for its weights; its vision block apart; and room for dry runs."
-    config = AutoConfig.for_model(**json.loads(config_json))
-    pieces = PIECES[config.model_type]
-    config.text_config.update({"num_hidden_layers": 1, **pieces.one})
-    config.vision_config.update({"depth": 1, **({pieces.deep: [0]} if pieces.deep else {})})
-    mode = FakeTensorMode()
-    with mode:
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").train()
-        let_share(model)
-        if rank:
-            _adapt(model, rank, targets)
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.grad = torch.zeros_like(weight)  # gradients are counted on their own
-    block, model.model.visual.blocks = model.model.visual.blocks[0], torch.nn.ModuleList()
-    return mode, model, block, {}
+# %% ../nbs/42_memory.ipynb #8c2787bb
+def _shortened(config: PreTrainedConfig) -> tuple[dict[str, int], dict[str, int]]:
+    "Leaves a few layers in a config; how many there are now and were before. DeepStack's layers are odd ones, so three more follow them."
+    text, vision = config.text_config, config.vision_config
+    depths, n_deep = {"text": text.num_hidden_layers, "vision": vision.depth}, len(getattr(vision, "deepstack_visual_indexes", ()))
+    short = {kind: min(depth, max(3, n_deep + 3)) for kind, depth in depths.items()}
+    text.num_hidden_layers, vision.depth = short["text"], short["vision"]
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: short["text"]]
+    for name, n in (("deepstack_visual_indexes", n_deep), ("fullatt_block_indexes", short["vision"])):  # windows take the same bytes
+        if hasattr(vision, name):
+            setattr(vision, name, [*range(n)])
+    return short, depths
 
-# %% ../nbs/42_memory.ipynb #1c1d8e7b
-class _Counted:
-    "A model's pieces, how often each is there, and how many weights they have."
+# %% ../nbs/42_memory.ipynb #41689648
+class _Engine:
+    "The model with few layers and no memory for its weights, and what it did so far."
 
-    def __init__(self, config: PreTrainedConfig, work: Workload):
-        self.config, self.work, self.text, self.vision = config, work, config.text_config, config.vision_config
-        pieces = pieces_of(config)
-        self.dtype = getattr(torch, work.weight_dtype)
-        key = (config.to_json_string(use_diff=False), self.dtype, work.lora_rank, work.lora_targets)
-        self.mode, self.whole, self.block, self.done = _skeleton(*key)
-        self.tower, self.layer = self.whole.model.visual, self.whole.model.language_model.layers[0]
-        self.deep, self.n_deep = (self.tower.deepstack_merger_list[0], len(getattr(self.vision, pieces.deep))) if pieces.deep else (torch.nn.Identity(), 0)
-        self.times = {self.layer: self.text.num_hidden_layers, self.block: self.vision.depth, self.deep: self.n_deep}
-        self.sees = not work.lora_rank or (pieces.sees and work.gradient_checkpointing)  # gradients reach the vision tower
+    def __init__(self, config_json: str, dtype: torch.dtype, rank: int, targets: tuple[str, ...], checkpoints: bool):
+        self.config = AutoConfig.for_model(**json.loads(config_json))
+        self.short, self.depths = _shortened(self.config)
+        self.done: dict[tuple, dict[str, tuple[Need, float]]] = {}
+        with HOLLOW, no_init_weights(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # a new name for gradient checkpointing
+            self.model = AutoModelForImageTextToText.from_config(self.config, dtype=dtype, attn_implementation="sdpa")
+            self.model.tie_weights()
+            if rank:
+                _adapt(self.model, rank, targets)
+            if checkpoints:
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
+                if rank:
+                    self.model.enable_input_require_grads()  # as TRL does
+        vision, inner = self.config.vision_config, self.model.model
+        self.dtype, self.pixels, self.merged = dtype, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, vision.spatial_merge_size**2
+        self.layers = {"text": inner.language_model.layers, "vision": inner.visual.blocks}
+        often = {id(weight): 1 + self.depths[kind] - self.short[kind] for kind, layers in self.layers.items() for weight in layers[self.short[kind] - 2].parameters()}
+        owners = {id(weight): (module, weight) for module in reversed([*self.model.modules()]) for weight in module.parameters(recurse=False)}
+        self.weights = [(*owner, often.get(key, 1)) for key, owner in owners.items()]  # module, weight, how often the whole model has it
+        if not rank and self.count() != _n_weights(config_json):
+            raise ValueError(f"the plan needs layers that are all alike, and those of this {family_of(self.config).name} ({self.config.model_type}) differ")
 
-    def count(
-        self,
-        of: Callable[[torch.nn.Module, torch.Tensor], bool] = lambda module, weight: True,  # which weights
-    ) -> int:
+    def count(self, of: Callable[[torch.nn.Module, torch.Tensor], bool] = lambda module, weight: True) -> int:
         "Weights of the whole model, tied ones once."
-        seen: dict[int, int] = {}
-        for piece, times in [*self.times.items(), (self.whole, 1)]:
-            for module in piece.modules():
-                for weight in module.parameters(recurse=False):
-                    if of(module, weight):
-                        seen.setdefault(id(weight), times * weight.numel())
-        return sum(seen.values())
+        return sum(times * weight.numel() for module, weight, times in self.weights if of(module, weight))
 
-    def size(
-        self,
-        weights: Iterable[torch.Tensor],
-    ) -> int:
-        "Numbers in some weights, as often as the model has them."
-        inside = {id(weight) for weight in weights}
-        return self.count(lambda module, weight: id(weight) in inside)
+# %% ../nbs/42_memory.ipynb #0d07793c
+class _Words:
+    "A tokenizer that knows nothing but how many tokens there are, and that 0 ends nothing."
+    eos_token_id, pad_token_id = 1, 0
 
-# %% ../nbs/42_memory.ipynb #08fea87f
-class _Dry(_Counted):
-    "Runs pieces without content."
+    def __init__(self, size: int):
+        self.size = size
 
-    @property
-    def merged(self) -> int:
-        "Patches that become one token."
-        return self.vision.spatial_merge_size**2
+    def __len__(self) -> int:
+        return self.size
 
-    @property
-    def pixels(self) -> int:
-        "Numbers in a patch."
-        return self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
 
-    def _run(
-        self,
-        key: tuple,  # what is run, so that nothing is run twice
-        call: Callable[..., torch.Tensor],
-        *shapes: tuple[int, ...],  # of its inputs, in the weights' type
-        grad: bool = True,  # the first input needs a gradient
-    ) -> Passes:
-        "Runs a part of the model dry."
-        key = (*key, *shapes, grad, self.work.bf16)
+
+def _batch(engine: _Engine, work: Workload, groups: int) -> dict[str, torch.Tensor]:
+    "Prompts of the longest kind, but for one token of the second and further, so that there is padding."
+    timed, n_slots = isinstance(family_of(engine.config), TimedFamily), work.patches // engine.merged
+    if work.prompt_tokens < n_slots + 2 or work.patches % engine.merged:
+        raise ValueError(f"{work.patches} patches make {work.patches / engine.merged:g} tokens, which do not fit into a prompt of {work.prompt_tokens}")
+    kinds = torch.zeros(work.prompt_tokens, dtype=torch.long)
+    kinds[1 : 1 + n_slots] = 2
+    ids, grid = torch.where(kinds == 2, engine.config.video_token_id, 5), torch.tensor([[1, 2, work.patches // 2]])
+    shorter = [min(group, 1) for group in range(groups)]
+    pixels, every = torch.zeros(1).expand(work.patches, engine.pixels), torch.tensor([1.0]) if timed else None
+    return collate([Prompt(ids[: len(ids) - cut], kinds[: len(ids) - cut], pixels, grid, every) for cut in shorter], 0)
+
+# %% ../nbs/42_memory.ipynb #8b6dd406
+class _Runs(_Engine):
+    "Its rollout and its loss."
+
+    def label(self, func: Any, args: tuple, made: torch.Tensor) -> str:
+        "The part that an operation's output belongs to."
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], torch.nn.Parameter):
+            return "bfloat16 copies"
+        is_row = made.dim() > 1 and made.is_floating_point()
+        return {self.config.text_config.vocab_size: "logits", self.pixels: "frames"}.get(made.shape[-1], "activations") if is_row else "activations"
+
+    @contextlib.contextmanager
+    def watched(self, moment: str, slots: int) -> Iterator[_Watch]:
+        "Everything inside is counted, and is hollow."
+        watch, hooks = _Watch(self.label), []
+        watch.slots = slots
+        watch.begin(moment)
+        for kind, layers in self.layers.items():
+            for index, layer in enumerate(layers):
+                hooks.append(layer.register_forward_pre_hook(functools.partial(self._enter, watch, (kind, index))))
+                hooks.append(layer.register_forward_hook(functools.partial(self._leave, watch, (kind, index))))
+        hooks += [weight.register_post_accumulate_grad_hook(watch.gradient) for _, weight, _ in self.weights if weight.requires_grad]
+        with HOLLOW, watch:
+            yield watch
+        for hook in hooks:
+            hook.remove()
+
+    @staticmethod
+    def _enter(watch: _Watch, key: tuple[str, int], layer: torch.nn.Module, args: tuple) -> None:
+        if torch._C._current_graph_task_id() == -1:  # not run again in a backward pass
+            watch.begin(layer=key)
+            if torch.is_grad_enabled() and args[0].requires_grad:
+                args[0].register_hook(lambda _: watch.begin() if watch.segments[-1].layer == key else None)
+
+    @staticmethod
+    def _leave(watch: _Watch, key: tuple[str, int], layer: torch.nn.Module, args: tuple, output: torch.Tensor) -> None:
+        if torch._C._current_graph_task_id() == -1:
+            watch.begin()
+            if torch.is_grad_enabled() and output.requires_grad:
+                output.register_hook(lambda _: watch.begin(layer=key))
+
+# %% ../nbs/42_memory.ipynb #880aa844
+class _Dry(_Runs):
+    "What they take, nothing run twice."
+
+    def loss(self, work: Workload) -> dict[str, tuple[Need, float]]:  # by moment
+        "One loss pass of `groups_at_once`, forward and back."
+        shape, piled = (work.groups_at_once, work.group_size, work.answer_tokens), work.sharded or work.groups > work.groups_at_once
+        key = (work.prompt_tokens, work.patches, work.slots, *shape, piled, work.bf16, work.share_prefix)
         if key not in self.done:
-            with self.mode:
-                inputs = [torch.zeros(shape, dtype=self.dtype, requires_grad=grad and not index) for index, shape in enumerate(shapes)]
-            self.done[key] = _dry_run(self.mode, call, inputs, self.work.bf16)
+            model, trained = self.model.train(), [weight for _, weight, _ in self.weights if weight.requires_grad]
+            for weight in trained:
+                with HOLLOW:  # gradients of passes before are counted on their own
+                    weight.grad = torch.zeros_like(weight) if piled else None
+            alike = mock.patch.object(prefix, "_blocks", lambda values: [slice(len(values) // 16 + 1)])  # one of sixteen, which take time and no more bytes
+            with alike, self.watched("forward", work.slots) as watch:
+                answers, banned = torch.full(shape, 7), torch.zeros(self.config.text_config.vocab_size, dtype=torch.bool)
+                score = group_logps if work.share_prefix else plain_logps
+                with torch.autocast("cpu", torch.bfloat16, enabled=work.bf16):
+                    mean = score(model, _batch(self, work, shape[0]), answers, torch.ones_like(answers), banned)[0].mean()
+                watch.begin("backward")
+                watch.segments[-1].freed = model.is_gradient_checkpointing  # else the layers keep them
+                mean.backward()
+            for weight in trained:
+                weight.grad = None
+            self.done[key] = stretched(watch.segments, self.short, self.depths)
         return self.done[key]
 
-    def casts(self, piece: torch.nn.Module | None = None) -> int:
-        "Bytes of the bfloat16 copies that autocast makes of float32 matrices, of one piece or of the whole model."
-        if not self.work.bf16 or self.dtype == torch.bfloat16:
-            return 0
-        def is_matrix(module: torch.nn.Module, weight: torch.Tensor) -> bool:
-            # Experts have three axes and go through grouped_mm, which autocast leaves alone.
-            return weight.dim() in (2, 5) and not isinstance(module, torch.nn.Embedding)
-        if piece is None:
-            return 2 * self.count(is_matrix)
-        return 2 * sum(weight.numel() for module in piece.modules() for weight in module.parameters(recurse=False) if is_matrix(module, weight))
+    def sample(self, work: Workload, groups: int, n: int, autocast: bool) -> dict[str, tuple[Need, float]]:
+        "Answers to so many prompts: the prompts' pass, and the last token's."
+        key = (work.prompt_tokens, work.patches, work.slots, work.answer_tokens, groups, n, autocast)
+        if key not in self.done:
+            model, turns = self.model.eval(), iter([False, True])
+            policy = Policy(model, SimpleNamespace(tokenizer=_Words(self.config.text_config.vocab_size), chat_template=""))
+            with self.watched("prefill", work.slots) as watch, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                hooks = [model.register_forward_pre_hook(functools.partial(self._last, watch), with_kwargs=True), model.register_forward_hook(lambda *_: watch.keep())]
+                sample_answers(policy, _batch(self, work, groups), n, max_new_tokens=max(2, work.answer_tokens), scores=n > 1, stop=lambda ended: next(turns))
+                for hook in hooks:
+                    hook.remove()
+            self.done[key] = stretched(watch.segments, self.short, self.depths)
+        return self.done[key]
 
-# %% ../nbs/42_memory.ipynb #88a8af5f
-class _Seeing(_Dry):
-    "What the pieces of the vision tower need in a pass."
+    def _last(self, watch: _Watch, model: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        "Makes the second token the last one, with as much behind each prompt as there will be."
+        shared = kwargs.get("packing")
+        if isinstance(shared, SharedPrompt):
+            watch.begin("decode")
+            heads, dtype, shared.length = self.config.text_config.num_key_value_heads, shared.prompts[0][1].dtype, shared.longest
+            size = heads, len(kwargs["input_ids"]), shared.longest, shared.prompts[0][1].shape[-1]
+            room = [(torch.empty(size, dtype=dtype), torch.empty(size, dtype=dtype)) for _ in range(self.depths["text"])]
+            shared.own, shared.others = room[: self.short["text"]], room[self.short["text"] :]
+            watch.keep()
 
-    def run_block(self, patches: int) -> Passes:
-        "One block of the vision tower."
-        size, wide = self.vision.hidden_size, self.vision.hidden_size // self.vision.num_heads
 
-        def call(hidden: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
-            return self.block(hidden, cu_seqlens=np.array([0, len(hidden)]), position_embeddings=(cosine, cosine))
+_dry = functools.lru_cache(maxsize=32)(_Dry)
 
-        return self._run(("block",), call, (patches, size), (patches, wide), grad=self.sees)
 
-    def run_stem(self, patches: int) -> Passes:
-        "The vision tower without its blocks: from pixels to patches, and from patches to the language model's inputs."
-        def call(pixels: torch.Tensor) -> torch.Tensor:
-            pixels = torch.zeros_like(pixels) if self.dtype != torch.float32 else pixels  # frames are cast to the weights' type
-            long = functools.partial(torch.zeros, dtype=torch.long)
-            grid, ends = torch.ones(1, 3, dtype=torch.long), np.array([0, patches])
-            made = {"position_ids": long(patches, 2), "interp_indices": long(patches, 4), "interp_weights": torch.zeros(patches, 4),
-                    "window_index": long(patches // self.merged), "cu_window_seqlens": ends}  # fmt: skip
-            return self.tower(pixels, grid_thw=grid, cu_seqlens=ends, max_seqlen=patches, **made).pooler_output
-
-        asked = self.tower.patch_embed.register_forward_hook(lambda module, inputs, output: output.requires_grad_() if self.sees else output)
-        passes = self._run(("stem", self.sees), call, (patches, self.pixels), grad=False)
-        asked.remove()
-        # In bfloat16 the first convolution copies its output once more, out of sight, as measured on a CPU.
-        inside = 2 * (patches * (self.pixels + 2 * self.vision.hidden_size) + self.tower.patch_embed.proj.weight.numel()) if self.work.bf16 else 0
-        return replace(passes, alone=max(passes.alone, inside), forward=max(passes.forward, inside))
-
-    def run_deep(self, patches: int) -> Passes:
-        "One of the mergers that hand patches to the first layers of the language model."
-        return self._run(("deep",), self.deep, (patches, self.vision.hidden_size), grad=self.sees)
-
-# %% ../nbs/42_memory.ipynb #c58955d9
-class _Reading(_Seeing):
-    "What a layer of the language model needs in a pass."
-
-    def run_layer(
-        self,
-        rows: int,
-        length: int,  # tokens of a row that are computed
-        cached: int | None = None,  # tokens before them in the cache; None: no cache
-        packed: int = 0,  # groups that are packed in the row; 0: no packing
-    ) -> Passes:
-        "One layer of the language model."
-        def call(hidden: torch.Tensor, *past: torch.Tensor) -> torch.Tensor:
-            cache = None if cached is None else DynamicCache()
-            if past:
-                cache.update(past[0], past[1], 0)
-            return self.layer(hidden, attention_mask=mask, position_embeddings=angles, past_key_values=cache, packing=packing)
-
-        with self.mode:
-            angles = self.angles(rows, length)
-            mask = torch.ones(rows, 1, length, length + (cached or 0), dtype=torch.bool)  # counted once, not in each layer
-            packing = Packing((self.work.prompt_tokens,) * packed, ((self.work.answer_tokens,) * self.work.group_size,) * packed) if packed else None
-        if rows == 1 and cached == 0:
-            mask = None  # one prompt has no padding
-        past = [(rows, self.text.num_key_value_heads, cached, self.layer.self_attn.head_dim)] * 2 if cached else []
-        return self._run(("layer", cached, packed, packed and self.work.prompt_tokens), call, (rows, length, self.text.hidden_size), *past, grad=cached is None)
-
-    def angles(self, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        "Cosines and sines of positions, which are made once for all layers."
-        hidden = torch.zeros(rows, length, self.text.hidden_size, dtype=self.dtype)
-        return self.whole.model.language_model.rotary_emb(hidden, torch.zeros(3, rows, length, dtype=torch.long))
-
-# %% ../nbs/42_memory.ipynb #8d58e5a7
-class _Model(_Reading):
-    "What tokens need: in the cache, and of the vocabulary."
-
-    def cache_bytes(self) -> int:
-        "Bytes of keys and values of one token in all layers."
-        with self.mode, _Grouped(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.work.bf16):
-            cache = DynamicCache()
-            self.layer(torch.zeros(1, 1, self.text.hidden_size, dtype=self.dtype), position_embeddings=self.angles(1, 1), past_key_values=cache)
-            return self.text.num_hidden_layers * (cache.layers[0].keys.nbytes + cache.layers[0].values.nbytes)
-
-    def run_tail(self, tokens: int, answers: int) -> Passes:
-        "Norm, vocabulary and log-probabilities: of some tokens, those before the answers' own."
-        norm, vocabulary = self.whole.model.language_model.norm, self.whole.lm_head
-
-        def call(hidden: torch.Tensor) -> torch.Tensor:
-            banned, chosen = torch.zeros(self.text.vocab_size, dtype=torch.bool), torch.zeros(answers, dtype=torch.long)
-            return Scored(chosen, chosen, banned).by(vocabulary, norm(hidden)[0, chosen])[0]
-
-        return self._run(("tail", answers), call, (1, tokens, self.text.hidden_size))
-
-    def run_sampling(self, rows: int) -> Passes:
-        "The choice of a token in each row."
-        def call(logits: torch.Tensor) -> torch.Tensor:
-            return torch.multinomial(logits.flatten(0, -2).float().log_softmax(-1).exp(), 1)
-        return self._run(("sampling",), call, (1, rows, self.text.vocab_size), grad=False)
+def _engine(config: PreTrainedConfig, work: Workload) -> _Dry:
+    "The engine as such a run has it: FSDP casts the weights before the model sees them."
+    dtype = "bfloat16" if work.sharded and work.bf16 else work.weight_dtype
+    return _dry(config.to_json_string(use_diff=False), getattr(torch, dtype), work.lora_rank, work.lora_targets, work.gradient_checkpointing)
 
 # %% ../nbs/42_memory.ipynb #a1ff7991
 def adapted(
@@ -477,208 +527,32 @@ def adapted(
     targets: Sequence[str] = LORA_TARGETS,  # names of linear layers
 ) -> str:
     "In words: which layers adapters reach, and the shares of all weights that they leave as they are."
-    pieces = _Model(model_config(model), Workload(1, 1, 1, lora_rank=1, lora_targets=tuple(targets)))
-    layers = {name.split(".")[-1]: layer.base for name, layer in pieces.layer.named_modules() if isinstance(layer, _Adapted)}
-    parts = {
-        "the layers with adapters": [weight for layer in layers.values() for weight in layer.parameters()],
-        "experts": [weight for weight in pieces.layer.parameters() if weight.dim() == 3],
-        "other linear layers": [layer.weight for layer in pieces.layer.modules() if isinstance(layer, torch.nn.Linear)
-                                and layer not in layers.values() and not layer.weight.requires_grad],
-        "embeddings": [pieces.whole.get_input_embeddings().weight, pieces.whole.lm_head.weight],
-        "the vision tower": [*pieces.tower.parameters(), *pieces.block.parameters()],
+    config = model_config(model)
+    engine = _engine(config, Workload(1, 1, 1, lora_rank=1, lora_targets=tuple(targets)))
+    inner, names = engine.model.model, {name.split(".")[-1] for name, layer in engine.layers["text"].named_modules() if isinstance(layer, _Adapted)}
+    reached = {id(layer.base) for layer in engine.layers["text"].modules() if isinstance(layer, _Adapted)}
+    linear, tower = {id(layer) for layer in engine.layers["text"].modules() if isinstance(layer, torch.nn.Linear)}, {*map(id, inner.visual.parameters())}
+    ends = {id(inner.get_input_embeddings().weight), id(engine.model.lm_head.weight)}
+    sizes = {
+        "the layers with adapters": engine.count(lambda layer, weight: id(layer) in reached),
+        "experts": engine.count(lambda layer, weight: weight.dim() == 3),
+        "other linear layers": engine.count(lambda layer, weight: id(layer) in linear - reached and not weight.requires_grad and weight.dim() == 2),
+        "embeddings": engine.count(lambda layer, weight: id(weight) in ends), "the vision tower": engine.count(lambda layer, weight: id(weight) in tower),
     }  # fmt: skip
-    whole, sizes = n_weights(pieces.config), {name: pieces.size(weights) for name, weights in parts.items()}
+    whole = n_weights(config)
     unit, word = (1e9, "billion") if whole > 1e9 else (1e6, "million")
-    reached, *others = [f"{name} {n / unit:.2f} {word} ({n / whole:.1%})" for name, n in sizes.items() if n]
-    absent = [name for name in targets if name not in layers]
+    first, *others = [f"{name} {n / unit:.2f} {word} ({n / whole:.1%})" for name, n in sizes.items() if n]
+    absent = [name for name in targets if name not in names]
     lacking = f"; no linear layer is called {', '.join(absent)}" * bool(absent)
-    return f"adapters on {', '.join(layers)}; of {whole / unit:.2f} {word} weights, {reached}; without: {', '.join(others)}{lacking}"
+    return f"adapters on {', '.join(name for name in targets if name in names)}; of {whole / unit:.2f} {word} weights, {first}; without: {', '.join(others)}{lacking}"
 
-# %% ../nbs/42_memory.ipynb #2cdea535
-Need = dict[str, int]  # bytes by part
-
-
-def _most(*needs: Need) -> Need:
-    "The one that needs most."
-    return max(needs, key=lambda need: sum(need.values()))
-
-
-def _trained(module: torch.nn.Module, weight: torch.Tensor) -> bool:
-    return weight.requires_grad
-
-
-def _standing(model: _Model) -> tuple[Need, Need]:
-    "What stays from step to step, and the gradients."
-    work, item = model.work, model.dtype.itemsize
-    split = work.processes if work.sharded else 1
-    n_all, n_trained, trained_item = model.count(), model.count(_trained), 4 if work.lora_rank else item
-    n_embedding = model.count(lambda module, weight: isinstance(module, torch.nn.Embedding) and weight.requires_grad)
-    kind = OPTIMIZERS[work.optim]
-    states = kind.bytes(n_trained // split, trained_item, n_embedding // split)
-    standing = {
-        "weights": ((n_all - n_trained) * item + n_trained * trained_item) // split,
-        "reference": n_all * item // split if work.beta > 0 and not work.lora_rank else 0,
-        "optimiser": 0 if kind.paged and not work.on_cpu else states,
-        "prompts": work.groups * work.patches * model.pixels * 4 if work.on_cpu else 0,
-    }
-    return standing, {"gradients": n_trained * trained_item // split}
-
-
-def _gathered(model: _Model, n_layers: int) -> int:
-    "Bytes of what sharded processes put together: all that is in no layer, and some layers."
-    if not model.work.sharded:
-        return 0
-    layers = model.size(model.layer.parameters())
-    rest = model.count() - layers - model.size(model.block.parameters())
-    return (2 if model.work.bf16 else model.dtype.itemsize) * (rest + n_layers * layers // model.text.num_hidden_layers)
-
-# %% ../nbs/42_memory.ipynb #d122409c
-def _blind(model: _Model, patches: int, rows: int, length: int, mask: int, **how: Any) -> tuple[int, int]:
-    "Workspace of a pass without gradients: in the vision tower, and in the language model behind it."
-    work, item = model.work, model.dtype.itemsize
-    own = 0 if work.lora_rank or work.sharded else 1  # autocast keeps copies of weights that train: a part of its own
-    features = patches // model.merged * model.text.hidden_size * item * (1 + model.n_deep)
-    stem, block, layer = model.run_stem(patches), model.run_block(patches), model.run_layer(rows, length, **how)
-    seen = patches * (model.vision.hidden_size * item + (model.pixels * item if item < 4 else 0))  # frames are cast to bfloat16 weights
-    look = max(stem.alone - own * model.casts(model.tower), seen + features + block.alone - own * model.casts(model.block))
-    return look, seen + 2 * features + mask + rows * length * model.text.hidden_size * item + layer.alone - own * model.casts(model.layer)
-
-
-def _rollout(model: _Model) -> Need:
-    "The rollouts of a step, so many prompts at once."
-    work, own = model.work, not (model.work.lora_rank or model.work.sharded)
-    groups, prompt, tail = min(work.groups, work.rollout_groups), work.prompt_tokens, work.group_size * work.answer_tokens
-    vocabulary = model.casts(model.whole.lm_head)
-    unused = own * vocabulary if work.groups <= work.rollout_groups else 0  # the copy of the vocabulary, until the first tokens are chosen
-    always = {"frames": groups * work.patches * model.pixels * 4, "gathered weights": _gathered(model, 2), "bfloat16 copies": own * model.casts()}
-    before = {**always, "bfloat16 copies": own * model.casts() - unused}
-    look, read = _blind(model, groups * work.patches, groups, prompt, groups * prompt**2, cached=0)
-    decode = model.run_layer(groups, work.group_size, prompt + tail - work.group_size).alone - own * model.casts(model.layer)
-    choice = max(0 if own else vocabulary, model.run_sampling(groups * work.group_size).alone)
-    token = groups * model.cache_bytes()
-    return _most(
-        {**before, "workspace": look},
-        {**before, "KV cache": prompt * token, "workspace": read},
-        {**always, "KV cache": (prompt + tail) * token, "workspace": max(decode, choice)},
-    )
-
-# %% ../nbs/42_memory.ipynb #ea969191
-class _Kept:
-    "The loss pass of some groups, and what it keeps."
-
-    def __init__(self, model: _Model):
-        self.model, work = model, model.work
-        self.full, self.sees, self.saves = not work.lora_rank, model.sees, work.gradient_checkpointing
-        groups, n_answers, prompt, answer = work.groups_at_once, work.group_size, work.prompt_tokens, work.answer_tokens
-        self.packed, written = groups if work.share_prefix else 0, n_answers * answer
-        packed = (1, groups * (prompt + written))
-        self.rows, self.length = packed if self.packed else (groups * n_answers, prompt + answer)
-        self.mask = groups * (prompt + written) ** 2 if self.packed else self.rows * self.length**2
-        self.patches = work.patches * (groups if self.packed else self.rows)
-        self.layer, self.block = model.run_layer(self.rows, self.length, packed=self.packed), model.run_block(self.patches)
-        self.stem, self.deep = model.run_stem(self.patches), model.run_deep(self.patches)
-        self.tail = model.run_tail(self.rows * self.length, groups * written + (0 if self.packed else self.rows))
-        self.hidden = self.rows * self.length * model.text.hidden_size * model.dtype.itemsize
-
-    def _keep(self, passes: Passes, piece: torch.nn.Module) -> int:
-        "Bytes that a layer keeps, copies of its weights aside."
-        return passes.output if self.saves else passes.kept - self.model.casts(piece)
-
-    @property
-    def seen(self) -> int:
-        "What the vision tower keeps; where no gradient reaches it, its output."
-        model = self.model
-        kept = self.stem.kept - self.full * model.casts(model.tower) + model.n_deep * (self.deep.kept - self.full * model.casts(model.deep))
-        return kept + self.sees * model.vision.depth * self._keep(self.block, model.block)
-
-    @property
-    def read(self) -> int:
-        "What the language model keeps."
-        return self.hidden + self.mask + self.model.text.num_hidden_layers * self._keep(self.layer, self.model.layer)
-
-    def _grads(self, *pieces: torch.nn.Module) -> int:
-        "Bytes of the gradients of some pieces, as often as the model has them."
-        return self.model.size(weight for piece in pieces for weight in piece.parameters() if weight.requires_grad) * self.model.dtype.itemsize
-
-# %% ../nbs/42_memory.ipynb #c76f0e06
-class _Forward(_Kept):
-    "Its moments until the loss is there."
-
-    @property
-    def copies(self) -> int:
-        "Copies of weights that are kept without checkpointing, until the backward pass has used them."
-        if self.saves or self.model.work.sharded:
-            return 0
-        return self.model.casts() if self.full else self.model.text.num_hidden_layers * self.model.casts(self.model.layer)
-
-    def always(self, n_layers: int, frames: bool = True) -> Need:
-        "Frames and gathered weights."
-        return {"frames": frames * self.patches * self.model.pixels * 4, "gathered weights": _gathered(self.model, n_layers)}
-
-    def reference(self) -> Need:
-        "The reference's pass; with adapters, the model's without them."
-        model, own = self.model, self.full and not self.model.work.sharded
-        look, read = _blind(model, self.patches, self.rows, self.length, self.mask, packed=self.packed)
-        tail = self.hidden + self.tail.alone - own * model.casts(model.whole.lm_head)
-        return {**self.always(2), "bfloat16 copies": own * model.casts(), "workspace": max(look, read, tail)}
-
-    def forward(self) -> list[Need]:
-        "Moments of the forward pass: patches, the last block of the tower, the last layer, the logits."
-        model, always = self.model, self.always(2)
-        own = self.full and not model.work.sharded
-        tower, vocabulary = (own * model.casts(piece) for piece in (model.tower, model.whole.lm_head))
-        copies = model.casts() if own else self.copies
-
-        def at_work(passes: Passes) -> int:
-            return passes.alone if self.saves else passes.forward - passes.kept  # checkpointing runs it without gradients
-
-        looked = tower + own * model.vision.depth * model.casts(model.block)
-        return [
-            {**always, "bfloat16 copies": tower, "workspace": self.stem.forward - tower},
-            {**always, "bfloat16 copies": looked, "activations": self.seen, "workspace": at_work(self.block) - self.saves * own * model.casts(model.block)},
-            {**always, "bfloat16 copies": copies - vocabulary, "activations": self.seen + self.read,
-             "workspace": at_work(self.layer) - self.saves * own * model.casts(model.layer)},
-            {**always, "bfloat16 copies": copies, "activations": self.seen + self.read, "logits": self.tail.forward - vocabulary},
-        ]  # fmt: skip
-
-# %% ../nbs/42_memory.ipynb #cf1311f2
-class _Loss(_Forward):
-    "And until the gradients are."
-
-    def backward(self, gradients: int) -> list[Need]:
-        "Moments of the backward pass, from the logits to the embedding."
-        model, work = self.model, self.model.work
-        always = self.always(3, self.full and not work.bf16 and model.dtype == torch.float32)  # else the tower has kept a copy, or nothing
-        split = work.processes if work.sharded else 1
-        vocabulary = self.full * model.text.vocab_size * model.text.hidden_size * model.dtype.itemsize // split
-        again = vocabulary if model.config.tie_word_embeddings or work.groups > work.groups_at_once else 0  # added to what is there
-        tower = self._grads(model.tower, model.block) // split
-        piled = gradients if work.groups > work.groups_at_once else 0  # of the passes before
-        mine = self._grads(model.layer) // model.text.num_hidden_layers // split  # in the workspace
-        read = max(piled, gradients - tower - (vocabulary - again) - mine)
-        layer = max(self.layer.forward, self.layer.backward) if self.saves else self.layer.backward - self.layer.kept
-        block = max(self.block.forward, self.block.backward) if self.saves else self.block.backward - self.block.kept
-        logits = self.tail.backward - (0 if self.saves else model.casts(model.whole.lm_head))
-        kept = {**always, "bfloat16 copies": self.copies, "activations": self.seen + self.read}
-        needs = [
-            {**kept, "gradients": piled, "logits": logits},
-            {**kept, "gradients": max(piled, vocabulary), "workspace": layer},
-            {**always, "gradients": read, "activations": self.seen + 2 * self.hidden, "workspace": layer},
-        ]
-        if self.sees:
-            stem = max(0, self.stem.backward - self.stem.kept)
-            needs.append({**always, "gradients": read, "activations": self.seen, "workspace": block})
-            needs.append({**always, "gradients": gradients, "activations": self.stem.kept, "workspace": max(block, stem, again)})
-        return needs
-
-# %% ../nbs/42_memory.ipynb #41ef3570
+# %% ../nbs/42_memory.ipynb #04d8a30b
 NOTES = {
     "weights": "the policy", "reference": "the policy before training, for the KL term", "optimiser": "its two numbers a trained weight",
     "gradients": "one number a trained weight", "prompts": "encoded frames of a step, in CPU memory",
     "gathered weights": "what a process borrows from the others", "bfloat16 copies": "of float32 weights, made by autocast",
     "frames": "patches of the prompts as pixels", "KV cache": "keys and values of prompts and answers",
-    "activations": "kept for the backward pass", "logits": "answers times vocabulary, with their log-softmax",
-    "workspace": "the layer or function at work",
+    "logits": "of answers, and what is made of them", "activations": "of the layers, kept or at work", "workspace": "of the optimiser's step",
 }  # fmt: skip
 
 
@@ -687,14 +561,15 @@ def _markdown(table: pd.DataFrame) -> str:
     lines += [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(table.index, table.to_numpy())]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-# %% ../nbs/42_memory.ipynb #02c25b0c
+# %% ../nbs/42_memory.ipynb #250cc12c
 @dataclass(frozen=True)
 class MemoryPlan:
-    "Bytes that a run needs on each device, by moment of a step and part."
+    "Bytes that a run needs on each device, by moment and part, and the operations that it takes."
     moments: dict[str, Need]
     config: PreTrainedConfig = field(repr=False)
     work: Workload
     host: int = 0  # bytes in CPU memory beside these: prompts, paged optimiser
+    flops: dict[str, float] = field(default_factory=dict)  # by pass: of one on a device; for "decode" and "answers", of one token of all rows
 
     @property
     def peak(self) -> str:
@@ -705,6 +580,11 @@ class MemoryPlan:
     def total(self) -> int:
         "Bytes at that moment: what the device must have."
         return sum(self.moments[self.peak].values())
+
+    @property
+    def step(self) -> int:
+        "The most that a training step needs."
+        return max(sum(need.values()) for name, need in self.moments.items() if name not in ("loading", "evaluation"))
 
     def table(self) -> pd.DataFrame:
         "Parts by moments, in GB (1e9 bytes)."
@@ -721,26 +601,66 @@ class MemoryPlan:
         shown = self.table().style.format("{:.2f}").set_caption(f"GB a device; most while in “{self.peak}”: {self.total / 1e9:.1f} GB")
         return shown.to_html()
 
-# %% ../nbs/42_memory.ipynb #2f1c43f7
+# %% ../nbs/42_memory.ipynb #5da55d9f
+def _standing(engine: _Dry, work: Workload) -> tuple[Need, Need, Need]:
+    "What stays from step to step, the gradients, and what is there whole while loading."
+    item, split = getattr(torch, work.weight_dtype).itemsize, work.processes if work.sharded else 1
+    n_all, n_trained, trained_item = engine.count(), engine.count(lambda _, weight: weight.requires_grad), 4 if work.lora_rank else item
+    n_embedding = engine.count(lambda module, weight: isinstance(module, torch.nn.Embedding) and weight.requires_grad)
+    kind, base = OPTIMIZERS[work.optim], (n_all - n_trained) * item + n_trained * trained_item
+    reference = n_all * item if work.beta > 0 and not work.lora_rank else 0
+    prompts = {"prompts": work.groups * work.patches * engine.pixels * 4} if work.on_cpu else {}
+    states = kind.bytes(n_trained // split, trained_item, n_embedding // split)
+    standing = {"weights": base // split, "reference": reference // split, "optimiser": 0 if kind.paged and not work.on_cpu else states, **prompts}
+    return standing, {"gradients": n_trained * trained_item // split}, {"weights": base, "reference": reference}
+
+
+def _gathered(engine: _Dry, work: Workload, n_layers: int | None = None) -> Need:
+    "What sharded processes put together: all that is in no layer, and some layers or (None) all; as long as a rollout goes on, none is given back."
+    if not work.sharded:
+        return {}
+    inside = {kind: {id(weight) for weight in layers.parameters()} for kind, layers in engine.layers.items()}
+    n_text, n_vision = (engine.count(lambda _, weight: id(weight) in inside[kind]) for kind in ("text", "vision"))
+    part = engine.count() if n_layers is None else engine.count() - n_text - n_vision + n_layers * n_text // engine.depths["text"]
+    return {"gathered weights": part * engine.dtype.itemsize}
+
+# %% ../nbs/42_memory.ipynb #3cf109c4
 def memory_plan(
     model: Policy | PreTrainedConfig | Mapping[str, Any] | str | Path,  # as for `model_config`
     work: Workload,
 ) -> MemoryPlan:
-    "What a run will need. Runs one layer of each kind on tensors without content: about a second, no memory."
-    pieces = _Model(model_config(model), work)
-    standing, gradients = _standing(pieces)
-    loss = _Loss(pieces)
-    moments = {"rollout": _rollout(pieces)}
-    if work.beta > 0:
-        moments["reference"] = loss.reference()
-    piled = gradients if work.groups > work.groups_at_once else {}
-    moments["forward"] = {**_most(*loss.forward()), **piled}
-    moments["backward"] = _most(*loss.backward(gradients["gradients"]))
-    kind, n_bytes = OPTIMIZERS[work.optim], gradients["gradients"]
-    moments["update"] = {**gradients, "workspace": n_bytes if kind.scratch else 0}
-    prompts = work.groups * work.patches * pieces.pixels * 4
-    paged = _standing(_Model(pieces.config, replace(work, on_cpu=True)))[0]["optimiser"] if kind.paged else 0
-    return MemoryPlan({name: {**standing, **need} for name, need in moments.items()}, pieces.config, work, 0 if work.on_cpu else prompts + paged)
+    "What a run will need. Runs the engine on tensors without content: some seconds, no memory."
+    config, alone = model_config(model), replace(work, sharded=False, lora_rank=0)
+    engine, kind = _engine(config, work), OPTIMIZERS[work.optim]
+    standing, gradients, whole = _standing(engine, work)
+    passes = engine.sample(work, min(work.groups, work.rollout_groups), work.group_size, work.bf16) | engine.loss(work)
+    answers = _engine(config, alone).sample(alone, work.answer_batch, 1, autocast=False)
+    most = lambda *found: max((need for need, _ in found), key=lambda need: sum(need.values()))  # noqa: E731
+    some, piled = _gathered(engine, work, 2), gradients if work.groups > work.groups_at_once or work.sharded else {}
+    weights = {"weights": _standing(_engine(config, alone), alone)[0]["weights"]}
+    moments = {
+        "loading": whole,
+        "rollout": {**standing, **_gathered(engine, work), **most(passes["prefill"], passes["decode"])},
+        "forward": {**standing, **some, **passes["forward"][0], **piled},
+        "backward": {**standing, **_gathered(engine, work, 3), **passes["backward"][0], **piled},
+        "update": {**standing, **gradients, "workspace": gradients["gradients"] if kind.scratch else 0},
+        "evaluation": {**weights, **most(answers["prefill"], answers["decode"])},
+    }  # fmt: skip
+    prompts = work.groups * work.patches * engine.pixels * 4
+    paged = _standing(engine, replace(work, on_cpu=True))[0]["optimiser"] if kind.paged else 0
+    flops = {name: flops for name, (_, flops) in passes.items()} | {"reference": passes["forward"][1] * (work.beta > 0)} | {"answered prompts": answers["prefill"][1], "answers": answers["decode"][1]}
+    return MemoryPlan(moments, config, work, 0 if work.on_cpu else prompts + paged, flops)
+
+# %% ../nbs/42_memory.ipynb #f323df6f
+def with_room(
+    plan: MemoryPlan,
+    available: int,  # bytes on each device
+    margin: float = 0.1,  # share of the plan to have in hand
+) -> MemoryPlan:
+    "The plan with as many prompts in a batch of its evaluation as fit, halved until they do."
+    while plan.work.answer_batch > 1 and sum(plan.moments["evaluation"].values()) * (1 + margin) > available:
+        plan = memory_plan(plan.config, replace(plan.work, answer_batch=plan.work.answer_batch // 2))
+    return plan
 
 # %% ../nbs/42_memory.ipynb #374e5b10
 PART_COLORS = dict(zip(NOTES, ["#3566c8", "#7d9be0", "#a8418f", "#d08fbf", "#b9bdc4", "#8a8f98", "#4c9a9a", "#5d7a2e", "#9a8200", "#e0620d", "#c94f4f", "#333333"]))
@@ -779,8 +699,9 @@ def workload(
     "The work of a trainer's configuration on such prompts."
     size = config.num_generations
     plugin = getattr(config, "deepspeed_plugin", None)
+    grids = [torch.cat([grid for grid in (prompt.video_grid_thw, prompt.image_grid_thw) if grid is not None]) for prompt in prompts]
     found = {
-        "prompt_tokens": max(len(prompt) for prompt in prompts), "patches": max(sum(len(frames) for frames in (prompt.pixel_values_videos, prompt.pixel_values) if frames is not None) for prompt in prompts),
+        "prompt_tokens": max(map(len, prompts)), "patches": max(int(grid.prod(1).sum()) for grid in grids), "slots": max(int(grid[:, 0].sum()) for grid in grids),
         "answer_tokens": config.max_completion_length, "group_size": size, "beta": config.beta, "optim": str(getattr(config.optim, "value", config.optim)),
         "groups_at_once": config.per_device_train_batch_size // size,
         "groups": config.per_device_train_batch_size // size * config.steps_per_generation, "rollout_groups": config.rollout_groups,
@@ -788,6 +709,18 @@ def workload(
         "processes": config.world_size, "sharded": bool(config.fsdp) or getattr(plugin, "zero_stage", 0) == 3, "on_cpu": config.use_cpu,
     }  # fmt: skip
     return Workload(**{**found, **changes})
+
+
+def launched(
+    work: Workload,  # of one process
+    accelerate: str | Path,  # configuration file, e.g. environments/accelerate/fsdp2.yaml
+) -> Workload:
+    "The same steps on the processes of a configuration of accelerate."
+    found = yaml.safe_load(Path(accelerate).read_text(encoding="utf-8"))
+    n, sharded = found.get("num_processes", 1), found.get("distributed_type") == "FSDP" or (found.get("deepspeed_config") or {}).get("zero_stage") == 3
+    total = work.groups * work.processes
+    at_once = min(work.groups_at_once, max(1, total // n))
+    return replace(work, processes=n, sharded=sharded, groups_at_once=at_once, groups=max(at_once, total // n))
 
 # %% ../nbs/42_memory.ipynb #1da0a84e
 def measured_peak(
@@ -827,57 +760,46 @@ def available_memory(
     return int(min(psutil.virtual_memory().available, _control_group_room(Path(control_group))))
 
 # %% ../nbs/42_memory.ipynb #4a90933e
-def _changes(work: Workload, device: str) -> list[tuple[str, dict[str, Any]]]:
-    "What would save memory, gentlest first: those that change no result, then those that do."
-    quick = "adamw_8bit" if device == "cuda" else "adamw_torch_8bit"
+def _changes(work: Workload) -> dict[str, dict[str, Any]]:
+    "What would save memory, as parameters of train.ipynb, gentlest first: those that change no result, then those that do."
+    quick, full = "adamw_torch_8bit" if work.on_cpu else "adamw_8bit", not work.lora_rank
     listed = [
-        (not work.share_prefix, "share_prefix=True", {"share_prefix": True}),
-        (not work.gradient_checkpointing, "gradient_checkpointing=True", {"gradient_checkpointing": True}),
-        (work.groups_at_once > 1, "one group at once", {"groups_at_once": 1}),
-        (not work.bf16, "bf16=True", {"bf16": True}),
-        (work.answer_tokens > 64, "answers of at most 64 tokens", {"answer_tokens": 64}),
-        (not work.lora_rank and OPTIMIZERS[work.optim].bits in (None, 32), f'optim="{quick}"', {"optim": quick}),
-        (min(work.groups, work.rollout_groups) > 1, "prompts sampled one by one", {"rollout_groups": 1}),
-        (work.beta > 0 and not work.lora_rank, "beta=0 (no reference)", {"beta": 0.0}),
-        (not work.lora_rank, "LoRA of rank 16 on bfloat16 weights", {"lora_rank": 16, "weight_dtype": "bfloat16"}),
+        (work.groups_at_once > 1, "-p groups_at_once 1", {"groups_at_once": 1}),
+        (work.answer_tokens > 64, "-p max_new_tokens 64", {"answer_tokens": 64}),
+        (full and OPTIMIZERS[work.optim].bits in (None, 32), f"-p optim {quick}", {"optim": quick}),
+        (work.groups > work.groups_at_once, f"-p groups {work.groups_at_once * work.processes}", {"groups": work.groups_at_once}),
+        (work.group_size > 4, "-p group_size 4", {"group_size": 4}),
+        (work.beta > 0 and full, "-p beta 0", {"beta": 0.0}),
+        (full, "-p lora_rank 16 -p dtype bfloat16", {"lora_rank": 16, "weight_dtype": "bfloat16"}),
     ]
-    return [(text, change) for useful, text, change in listed if useful]
-
-
-def _spread(work: Workload, processes: int) -> Workload:
-    "The same step on several devices that share weights, gradients and optimiser."
-    groups = max(work.groups_at_once, work.groups * work.processes // processes // work.groups_at_once * work.groups_at_once)
-    return replace(work, processes=processes, sharded=True, groups=groups)
+    return {text: change for useful, text, change in listed if useful}
 
 # %% ../nbs/42_memory.ipynb #7c297269
-def _together(plan: MemoryPlan, steps: Sequence[tuple[str, dict[str, Any]]], limit: float) -> list[int]:
-    "A smallest set of changes, the gentlest first, with which a plan stays below a limit; empty where there is none."
-    def fits(chosen: Sequence[int]) -> bool:
-        changes = {name: value for index in chosen for name, value in steps[index][1].items()}
-        return memory_plan(plan.config, replace(plan.work, **changes)).total <= limit
-
-    chosen = next((list(range(n)) for n in range(1, len(steps) + 1) if fits(range(n))), [])
-    for index in reversed(chosen[:-1]):
-        rest = [other for other in chosen if other != index]
-        chosen = rest if fits(rest) else chosen
-    return chosen
-
-
 def advice(
     plan: MemoryPlan,
     available: int,  # bytes on each device
     margin: float = 0.1,  # share of the plan to have in hand: allocators leave gaps, and the plan errs
 ) -> pd.DataFrame:
-    "What each change alone would save, all of them planned anew; where none is enough, those that together are."
-    work, limit = plan.work, available / (1 + margin)
-    steps = _changes(work, "cpu" if work.on_cpu else "cuda")
-    changed = {text: replace(work, **change) for text, change in steps}
+    "What each change alone would save, all of them planned anew; where none is enough, the fewest that together are, the gentlest first."
+    work, limit, changes = plan.work, available / (1 + margin), _changes(plan.work)
+
+    def needs(chosen: Sequence[str]) -> int:
+        merged = {name: value for text in chosen for name, value in changes[text].items()}
+        return with_room(memory_plan(plan.config, replace(work, **merged)), available, margin).total
+
+    totals = {text: needs([text]) for text in changes}
     more = [k for k in (2, 4, 8, 16) if not work.on_cpu and (k > work.processes or (k == work.processes and not work.sharded))]
-    changed.update({f"FSDP over {processes} devices": _spread(work, processes) for processes in more})
-    totals = {text: memory_plan(plan.config, one).total for text, one in changed.items()}
-    if min(totals.values(), default=0) > limit and (chosen := _together(plan, steps, limit)):
-        changes = {name: value for index in chosen for name, value in steps[index][1].items()}
-        totals[" and ".join(steps[index][0] for index in chosen)] = memory_plan(plan.config, replace(work, **changes)).total
+    at_once = work.groups_at_once
+    groups = {k: max(at_once, work.groups * work.processes // k // at_once * at_once) for k in more}
+    spread = {f"-p accelerate environments/accelerate/fsdp2.yaml, {k} devices": replace(work, processes=k, sharded=True, groups=groups[k]) for k in more}
+    totals |= {text: with_room(memory_plan(plan.config, one), available, margin).total for text, one in spread.items()}
+    if min(totals.values(), default=0) > limit:
+        texts = [*changes]
+        chosen = next((texts[:n] for n in range(2, len(texts) + 1) if needs(texts[:n]) <= limit), [])
+        for text in chosen[-2::-1]:
+            rest = [other for other in chosen if other != text]
+            chosen = rest if needs(rest) <= limit else chosen
+        totals |= {" ".join(chosen): needs(chosen)} if chosen else {}
     rows = [{"change": text, "needs (GB)": n / 1e9, "saves (GB)": (plan.total - n) / 1e9, "fits": n <= limit} for text, n in totals.items()]
     table = pd.DataFrame(rows, columns=["change", "needs (GB)", "saves (GB)", "fits"])
     return table.sort_values("saves (GB)", ascending=False, kind="stable", ignore_index=True)
@@ -897,6 +819,7 @@ def check_memory(
     margin: float = 0.1,  # share of the plan to have in hand
 ) -> None:
     "Raises `NotEnoughMemory` with the biggest parts and what would help, where the plan does not fit."
+    plan = with_room(plan, available, margin)
     if plan.total * (1 + margin) <= available:
         return
     parts = sorted(plan.moments[plan.peak].items(), key=lambda part: -part[1])[:4]
@@ -911,3 +834,77 @@ def check_memory(
         "What would help:\n" + "\n".join(f"- {line}" for line in lines),
         plan, options,
     )  # fmt: skip
+
+# %% ../nbs/42_memory.ipynb #6e5c357f
+RATES: dict[str, tuple[float, float, float]] = {  # as published: operations a second in bfloat16 (dense) and in float32, bytes a second of memory
+    "A100": (312e12, 19.5e12, 2.04e12), "H100": (989e12, 67e12, 3.35e12), "H200": (989e12, 67e12, 4.8e12), "B200": (2250e12, 80e12, 8e12),
+    "L40S": (362e12, 91.6e12, 0.86e12), "RTX 4090": (165e12, 82.6e12, 1.01e12),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hours:
+    "How long a run takes, in hours."
+    sampling: float
+    training: float  # loss, backward pass and reference
+    evaluation: float  # by one process; the others wait
+    devices: int
+    device: str
+    utilisation: float  # share of the published rates that is assumed
+    answer_tokens: int
+
+    @property
+    def total(self) -> float:
+        "From the first evaluation to the last."
+        return self.sampling + self.training + self.evaluation
+
+    def __str__(self) -> str:
+        parts = f"{self.sampling:.1f} h of it sampling, {self.evaluation:.1f} h evaluation"
+        return (f"about {self.total:.1f} h on {self.devices} x {self.device}, {self.total * self.devices:.0f} GPU-hours, at {self.utilisation:.0%} utilisation "
+                f"and {self.answer_tokens:,} tokens an answer; {parts}")  # fmt: skip
+
+# %% ../nbs/42_memory.ipynb #6fd0bebd
+def expected_hours(
+    plan: MemoryPlan,
+    steps: int,  # optimiser steps
+    device: str,  # key of `RATES`, or a name that holds one
+    *,
+    n_evaluated: int = 0,  # samples that are answered before and after
+    answer_tokens: int | None = None,  # of the mean answer; None: all are as long as they may be
+    utilisation: float = 0.35,  # share of the published rates, 0..1
+) -> Hours:
+    "How long a run will take, from its operations. Raises `ValueError` for a device whose rates are not here."
+    found = next((name for name in RATES if name in device), None)
+    if found is None:
+        raise ValueError(f"no rates of {device!r}; choose from {', '.join(RATES)}, or add a line to videossr.memory.RATES")
+    if answer_tokens and answer_tokens != plan.work.answer_tokens:
+        plan = memory_plan(plan.config, replace(plan.work, answer_tokens=answer_tokens))
+    work, flops, (half, single, width) = plan.work, plan.flops, RATES[found]
+    is_half, weights = work.weight_dtype == "bfloat16", plan.moments["evaluation"]["weights"]
+
+    def seconds(name: str, fast: bool, moment: str = "") -> float:
+        read = plan.moments[moment].get("KV cache", 0) + weights // (2 if fast and not is_half else 1) if moment else 0
+        return max(flops.get(name, 0.0) / (half if fast else single), read / width) / utilisation
+
+    fast, at_once = is_half or work.bf16, min(work.groups, work.rollout_groups)
+    rollout = seconds("prefill", fast) + work.answer_tokens * seconds("decode", fast, "rollout")
+    one = sum(seconds(name, fast) for name in ("forward", "backward", "reference"))
+    answers = seconds("answered prompts", is_half) + work.answer_tokens * seconds("answers", is_half, "evaluation")
+    spent = (steps * work.groups / at_once * rollout, steps * work.groups / work.groups_at_once * one, 2 * n_evaluated / work.answer_batch * answers)
+    return Hours(*(part / 3600 for part in spent), work.processes, found, utilisation, work.answer_tokens)
+
+# %% ../nbs/42_memory.ipynb #2ea80348
+def hours_left(
+    rows: Sequence[Mapping[str, Any]],  # of a run's log: step, seconds since the start, and completions/mean_length
+    steps: int,  # of the whole run
+) -> float:
+    "Hours until the last step, by what steps took so far: a straight line in the length of their answers, read at the latest ten steps' length."
+    table = np.array([(row["step"], row["seconds"], row.get("completions/mean_length") or 0.0) for row in rows], dtype=float).reshape(-1, 3)
+    if not len(table):
+        return float("nan")
+    if len(table) == 1:
+        return table[0, 1] / table[0, 0] * (steps - table[0, 0]) / 3600
+    each, lengths = np.diff(table[:, 1]) / np.diff(table[:, 0]), table[1:, 2]  # the first step warms up
+    per_token, base = np.polyfit(lengths, each, 1) if len(each) > 3 and np.ptp(lengths) > 0 else (0.0, 0.0)
+    step = base + per_token * lengths[-10:].mean() if per_token > 0 else each.mean()
+    return max(step, 0.0) * (steps - table[-1, 0]) / 3600

@@ -31,7 +31,10 @@ from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_g
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
-from .memory import MemoryPlan, adapted, adapter_layers, available_memory, check_memory, memory_plan, model_config, require_optimizer, workload
+from videossr.memory import (
+    MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
+    with_room, workload,
+)  # fmt: skip
 from .families import MARKERS
 from .floors import evenly, low_level_replies, mixture_replies
 from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
@@ -45,7 +48,7 @@ from .versions import installed
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run',
            'release_run', 'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy',
            'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of',
-           'check_room', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'hours_line', 'check_room', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
            'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
@@ -452,27 +455,29 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../nbs/53_runs.ipynb #f44b5a79
 class RunLog(TrainerCallback):
-    "Writes each step's numbers to the run's log and shows reward and speed in a progress bar."
+    "Writes each step's numbers to the run's log and shows reward, speed and the hours that are left in a progress bar."
 
     def __init__(self, run: Run, progress: bool = True):
-        self.run, self.progress, self.bar, self.started = run, progress, None, 0.0
+        self.run, self.progress, self.bar, self.started, self.rows = run, progress, None, 0.0, []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         self.run.rewind(self.run.log_path, state.global_step)
-        rows = self.run.log_rows()
-        self.started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
+        self.rows = self.run.log_rows()
+        self.started = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="GRPO", disable=not self.progress)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
         row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **_finite(logs)}
+        self.rows.append(row)
+        row["hours_left"] = round(hours_left(self.rows, state.max_steps), 4)
         with self.run.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.update(state.global_step - self.bar.n)
-        self.bar.set_postfix(reward=f"{logs['reward']:.3f}", refresh=False)
+        self.bar.set_postfix(reward=f"{logs['reward']:.3f}", left=f"{row['hours_left']:.1f} h", refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
@@ -555,9 +560,10 @@ def plan_of(
     settings: TrainSettings,
     seed: int,
     n_each: int = 2,  # samples of each task and type that are encoded, to see how long prompts are
+    accelerate: str = "",  # configuration of the processes that will train, as train.ipynb takes it; empty: this one, or those of which this is one
     **changes: Any,  # further fields of `VideoGRPOConfig`, as for `train_policy`
 ) -> MemoryPlan:
-    "What the training needs on each device. Raises `ImportError` when the optimiser's package is missing."
+    "What the training needs on each device, with as large a batch of an evaluation as there is room for. Raises `ImportError` when the optimiser's package is missing."
     require_optimizer(settings.optim)
     kinds: dict[tuple[str, str], list[Sample]] = {}
     for sample in train:
@@ -566,7 +572,27 @@ def plan_of(
     shared = "true" in (os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() for engine in ("FSDP", "DEEPSPEED"))
     dtype = str(policy.model.dtype).removeprefix("torch.")
     work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
-    return memory_plan(policy, work)
+    plan = memory_plan(policy, launched(work, accelerate) if accelerate else work)
+    return with_room(plan, _room(policy))
+
+
+def _room(policy: Policy) -> int:
+    "Bytes for a run on the policy's device, its weights included, which are there already."
+    return available_memory(policy.device) + sum(weight.nbytes for weight in policy.model.parameters())
+
+
+def hours_line(
+    plan: MemoryPlan,
+    settings: TrainSettings,
+    n_held_out: int,  # samples, answered before and after
+    device: str = "",  # name of the GPU; empty: this machine's
+) -> str:
+    "How long the run will take, in a sentence; on a CPU only its steps can tell."
+    device = device or (torch.cuda.get_device_name() if torch.cuda.is_available() and not on_cpu(settings) else "")
+    try:
+        return str(expected_hours(plan, settings.steps, device, n_evaluated=n_held_out))
+    except ValueError as error:
+        return f"how long it takes, the progress bar will say ({error})"
 
 
 def check_room(
@@ -574,8 +600,7 @@ def check_room(
     policy: Policy,  # whose weights are on the device already
 ) -> None:
     "Raises `NotEnoughMemory`, with advice, when the training cannot fit where the policy is."
-    there = sum(weight.nbytes for weight in policy.model.parameters())
-    check_memory(plan, available_memory(policy.device) + there)
+    check_memory(plan, _room(policy))
 
 # %% ../nbs/53_runs.ipynb #6d8050d0
 @contextlib.contextmanager
