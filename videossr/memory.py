@@ -183,11 +183,11 @@ class Segment:
     kept: bool = False  # what is alive at its end is the cache of a generation
     freed: bool = False  # before it, autocast gave back its copies
 
-# %% ../nbs/42_memory.ipynb #109b1fda
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [value for value in tree_leaves(tree) if isinstance(value, torch.Tensor)]
 
-
+# %% ../nbs/42_memory.ipynb #109b1fda
 class LiveBytes(TorchDispatchMode):
     "While active, counts operations, and the bytes of the tensors that these make and nobody has dropped yet."
 
@@ -512,7 +512,7 @@ class _Dry(_Runs):
             shared.own, shared.others = room[: self.short["text"]], room[self.short["text"] :]
             watch.keep()
 
-
+# %% ../nbs/42_memory.ipynb #3427cd31
 _dry = functools.lru_cache(maxsize=32)(_Dry)
 
 

@@ -48,7 +48,7 @@ from .versions import installed
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run',
            'release_run', 'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy',
            'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of',
-           'hours_line', 'check_room', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
            'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
@@ -580,6 +580,14 @@ def _room(policy: Policy) -> int:
     "Bytes for a run on the policy's device, its weights included, which are there already."
     return available_memory(policy.device) + sum(weight.nbytes for weight in policy.model.parameters())
 
+# %% ../nbs/53_runs.ipynb #2e14365f
+def check_room(
+    plan: MemoryPlan,
+    policy: Policy,  # whose weights are on the device already
+) -> None:
+    "Raises `NotEnoughMemory`, with advice, when the training cannot fit where the policy is."
+    check_memory(plan, _room(policy))
+
 
 def hours_line(
     plan: MemoryPlan,
@@ -593,14 +601,6 @@ def hours_line(
         return str(expected_hours(plan, settings.steps, device, n_evaluated=n_held_out))
     except ValueError as error:
         return f"how long it takes, the progress bar will say ({error})"
-
-
-def check_room(
-    plan: MemoryPlan,
-    policy: Policy,  # whose weights are on the device already
-) -> None:
-    "Raises `NotEnoughMemory`, with advice, when the training cannot fit where the policy is."
-    check_memory(plan, _room(policy))
 
 # %% ../nbs/53_runs.ipynb #6d8050d0
 @contextlib.contextmanager
