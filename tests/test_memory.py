@@ -219,21 +219,23 @@ def fresh(config, work, all_layers, monkeypatch):
         return memory._Dry(config.to_json_string(use_diff=False), torch.float32, work.lora_rank, work.lora_targets, work.gradient_checkpointing)
 
 
-def test_layers_left_out_count_as_if_they_were_there(config, monkeypatch):
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"gradient_checkpointing": False}, marks=pytest.mark.slow), pytest.param({"bf16": False, "groups": 2, "lora_rank": 4}, marks=pytest.mark.slow)]
+)
+def test_layers_left_out_count_as_if_they_were_there(config, monkeypatch, settings):
     "A plan runs five or six layers of twelve; with all of them it finds the same."
     deep = AutoConfig.for_model(**config.to_dict())
     deep.text_config.update({"num_hidden_layers": 12})
     deep.vision_config.update({"depth": 10, "deepstack_visual_indexes": [1, 4]})
-    for settings in ({}, {"gradient_checkpointing": False}, {"bf16": False, "groups": 2, "lora_rank": 4}):
-        work = replace(WORK, **settings)
-        short, whole = (fresh(deep, work, all_layers, monkeypatch) for all_layers in (False, True))
-        assert short.short != short.depths == whole.short
-        for name in ("sample", "loss"):
-            some, every = (engine.sample(work, 2, 4, work.bf16) if name == "sample" else engine.loss(work) for engine in (short, whole))
-            for moment in [moment for moment in every if moment]:
-                (few, few_flops), (all_of, all_flops) = some[moment], every[moment]
-                assert sum(few.values()) == pytest.approx(sum(all_of.values()), rel=0.02), (settings, moment)
-                assert few_flops == pytest.approx(all_flops, rel=0.001), (settings, moment)
+    work = replace(WORK, **settings)
+    short, whole = (fresh(deep, work, all_layers, monkeypatch) for all_layers in (False, True))
+    assert short.short != short.depths == whole.short
+    for name in ("sample", "loss"):
+        some, every = (engine.sample(work, 2, 4, work.bf16) if name == "sample" else engine.loss(work) for engine in (short, whole))
+        for moment in [moment for moment in every if moment]:
+            (few, few_flops), (all_of, all_flops) = some[moment], every[moment]
+            assert sum(few.values()) == pytest.approx(sum(all_of.values()), rel=0.02), (settings, moment)
+            assert few_flops == pytest.approx(all_flops, rel=0.001), (settings, moment)
 
 
 FAMILIES = ("Qwen3-VL-8B", "Qwen3-VL-30B-A3B", "Qwen2.5-VL-7B")
@@ -353,13 +355,13 @@ def test_refusal(config):
     assert row["needs (GB)"] == pytest.approx(memory_plan(config, replace(plan.work, groups_at_once=1)).total / 1e9) and row["fits"]
 
 
-def test_advice_names_parameters_of_the_notebook(config):
-    known = {entry.name for entry in fields(TrainSettings)} | {"accelerate"}
-    table = advice(memory_plan(config, replace(WORK, answer_tokens=256)), 0)
-    named = {name for text in table["change"] for name in re.findall(r"-p (\w+)", text)}
-    assert named <= known and {"groups_at_once", "max_new_tokens", "optim", "groups", "group_size", "beta", "lora_rank", "accelerate"} <= named
+def test_advice_names_parameters_of_the_notebook():
+    known = {entry.name for entry in fields(TrainSettings)}
+    named = {name for text in memory._changes(replace(WORK, answer_tokens=256)) for name in re.findall(r"-p (\w+)", text)}
+    assert named <= known and {"groups_at_once", "max_new_tokens", "optim", "groups", "group_size", "beta", "lora_rank"} <= named
 
 
+@pytest.mark.slow
 def test_advice_together(config):
     work = replace(WORK, answer_tokens=256, groups_at_once=4, bf16=False, on_cpu=True)
     plan = memory_plan(config, work)
