@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from grpo_fields import HERE, IDLE, LEFT, LIMITS, OURS, REFUSED, WORKS
+from grpo_fields import IDLE, LEFT, LIMITS, OURS, REFUSED, WORKS
 from PIL import Image
 from trl import GRPOConfig, GRPOTrainer
 
@@ -65,20 +65,6 @@ def rolled(trainer, n_prompts=1, seed=0):
     return trainer._generate_and_score_completions([dict(row) for row in list(trainer.train_dataset)[:n_prompts] for _ in range(size)])
 
 
-# Settings and tests that the trainer does not honour yet: each must be crossed out when it does, for it fails then.
-PENDING: set[str] = {"test_rows_that_come_one_after_another_are_refused", "test_pictures_beside_a_sample_are_refused"}
-
-
-def cases(names):
-    "A case each, those that wait for the trainer marked."
-    return [pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="not yet") if name in PENDING else ()) for name in names]
-
-
-def pending(test):
-    "Marks a test that waits for the trainer."
-    return pytest.mark.xfail(strict=True, reason="not yet")(test) if test.__name__ in PENDING else test
-
-
 # What the table says of itself.
 
 
@@ -89,7 +75,6 @@ def test_every_setting_has_one_entry():
     assert len(entries) == len(set(entries)) and names - set(entries) == set() and set(entries) - names == set()
 
 
-@pending
 def test_this_kit_s_own_settings_have_one():
     assert {field.name for field in dataclasses.fields(VideoGRPOConfig)} - {field.name for field in dataclasses.fields(GRPOConfig)} == set(OURS)
 
@@ -101,7 +86,7 @@ def test_what_works_is_shown_by_a_test_that_runs(test):
     functions = {node.name: node for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
     assert name in functions, test
     marks = " ".join(ast.unparse(mark) for mark in functions[name].decorator_list)
-    assert "mark.skip" not in marks and "mark.slow" not in marks and (f"{HERE}{name}" != test or "mark.xfail" not in marks or name in PENDING)
+    assert "mark.skip" not in marks and "mark.slow" not in marks and "mark.xfail" not in marks
 
 
 def read_in(function) -> set[str]:
@@ -121,7 +106,7 @@ def test_what_is_left_to_others_is_not_in_a_method_that_is_replaced():
             assert not lost, (name, lost)
 
 
-@pytest.mark.parametrize("name", cases(REFUSED))
+@pytest.mark.parametrize("name", [*REFUSED])
 def test_what_is_refused_is_named(made, name):
     changes, words = REFUSED[name]
     name = {"torch_compile_mode": "torch_compile"}.get(name, name)  # transformers turns the compiler on for its mode, and sets the rest
@@ -129,7 +114,7 @@ def test_what_is_refused_is_named(made, name):
         made(**changes)
 
 
-@pytest.mark.parametrize("name", cases(LIMITS))
+@pytest.mark.parametrize("name", [*LIMITS])
 def test_values_that_mean_nothing_here_are_refused(made, name):
     changes, words = LIMITS[name]
     with pytest.raises(ValueError, match=words):
@@ -206,7 +191,7 @@ def same_answers(batch) -> bool:
     return bool((batch["completion_ids"] == batch["completion_ids"][:1]).all())
 
 
-@pytest.mark.parametrize("name", cases(("top_k", "top_p", "min_p", "repetition_penalty")))
+@pytest.mark.parametrize("name", ("top_k", "top_p", "min_p", "repetition_penalty"))
 def test_sampling_settings_are_honoured(made, name):
     "Where only the likeliest token is left, all answers of a group are one; punished enough, no token comes twice."
     free = made()
@@ -238,14 +223,14 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("name", cases(f"generation_kwargs {key}" for key in KEYS))
+@pytest.mark.parametrize("name", [f"generation_kwargs {key}" for key in KEYS])
 def test_generation_kwargs_are_honoured_or_refused(made, start, name):
     changes, holds = KEYS[name.split()[-1]]
     policy = bent(load_policy(start, device="cpu"), 0, 0.0)
     try:
         trainer = made(model=policy, generation_kwargs=changes)
     except ValueError as error:
-        assert re.search(f"generation_kwargs.*{[*changes][0]}", str(error), re.S)
+        assert re.search(f"generation_kwargs.*{[*changes][0]}", str(error), re.DOTALL)
         return
     with torch.no_grad():
         trainer.model.lm_head.bias[trainer.processing_class.tokenizer.eos_token_id] = 20.0 if "min_new_tokens" in changes else 0.0
@@ -253,7 +238,6 @@ def test_generation_kwargs_are_honoured_or_refused(made, start, name):
     assert holds(rolled(trainer), trainer)
 
 
-@pending
 def test_chat_template_kwargs_reach_the_template(made, start):
     policy = load_policy(start, device="cpu")
     policy.processor.chat_template = "{% if loud %}LOUD{% endif %}" + policy.processor.chat_template
@@ -277,7 +261,7 @@ CORRECTIONS = {  # settings -> what the gradient of answers that were sampled e 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", cases(CORRECTIONS))
+@pytest.mark.parametrize("name", [*CORRECTIONS])
 def test_an_engine_of_one_s_own(made, name):
     "Its answers are trained on; the gap to our log-probabilities is logged, and corrected as TRL does for vLLM."
     changes, expected = CORRECTIONS[name]
@@ -344,7 +328,6 @@ def test_a_head_in_single_precision(made, start):
     assert found[True] != found[False] and found[True] == pytest.approx(found[False], abs=0.1)
 
 
-@pending
 def test_a_tied_head_in_single_precision_is_refused(made, start):
     "TRL looks for the embeddings where a model of this kind does not have them."
     with pytest.raises(ValueError, match="cast_lm_head_to_fp32"):
@@ -364,7 +347,7 @@ def test_mixed_precision_is_that_of_both_passes(made, monkeypatch):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("name", cases(["gradient_checkpointing", "activation_checkpointing"]))
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
 def test_checkpointing_outlives_a_rollout(made, name, reentrant):
     "The way to checkpoint is the one that was asked for, also after a rollout, which runs without."
     trainer, found = made(**{"gradient_checkpointing": False, name: True, f"{name}_kwargs": {"use_reentrant": reentrant}}, max_steps=2), []
@@ -457,7 +440,7 @@ def stock_loss(start, rollout_of_stock, tmp_path_factory, stock_trainer):
     return loss
 
 
-@pytest.mark.parametrize("name", cases(LOSSES))
+@pytest.mark.parametrize("name", [*LOSSES])
 def test_the_loss_is_stock_trl_s(made, rollout_of_stock, stock_loss, name):
     "On the same rollouts; and the setting moves the loss, so that ignoring it would show."
     changes, needed = LOSSES[name]
@@ -503,7 +486,6 @@ def test_advantages_by_hand(made, name, changes):
     assert np.allclose(rolled(trainer, 2)["advantages"].numpy(), expected, atol=1e-5)
 
 
-@pending
 def test_truncated_answers_leave_the_loss(made, start):
     "Nothing of an answer that was cut is trained on, be it some of a group or all; what is left counts as if alone."
     policy = load_policy(start, device="cpu")
@@ -584,7 +566,6 @@ def test_workers_change_nothing(made):
 # What is no setting of a configuration.
 
 
-@pending
 def test_a_stock_configuration_works(start, samples, tmp_path):
     args = GRPOConfig(str(tmp_path), per_device_train_batch_size=SIZE, num_generations=SIZE, max_completion_length=LENGTH, use_cpu=True, bf16=False, max_steps=1,
                       report_to="none", disable_tqdm=True)  # fmt: skip
@@ -593,7 +574,6 @@ def test_a_stock_configuration_works(start, samples, tmp_path):
     assert trainer.state.global_step == 1
 
 
-@pending
 def test_rows_that_come_one_after_another_are_refused(made, samples):
     "Wherever they are given, before anything is sampled."
     rows = to_trl_dataset(samples)
@@ -605,7 +585,6 @@ def test_rows_that_come_one_after_another_are_refused(made, samples):
         made(per_device_eval_batch_size=SIZE).evaluate(rows.to_iterable_dataset())
 
 
-@pending
 def test_pictures_beside_a_sample_are_refused(made, samples):
     "The policy sees the sample's video: pictures of a row's own would be shown to nobody."
     rows = to_trl_dataset(samples)
@@ -613,7 +592,6 @@ def test_pictures_beside_a_sample_are_refused(made, samples):
         made(dataset=rows.add_column("images", [[]] * len(rows)))
 
 
-@pending
 def test_quantisation_reaches_the_model_or_is_refused(made, start, monkeypatch):
     wanted, given = object(), {}
 
@@ -654,7 +632,7 @@ def prompt_tuning():
 
 
 @pytest.mark.parametrize("name, value", [
-    pytest.param(name, value, marks=pytest.mark.xfail(strict=True, reason="not yet") if name in PENDING else ())
+    (name, value)
     for name, value in (("tools", lambda: [a_tool]), ("environment_factory", lambda: Surroundings), ("peft_config", prompt_tuning))
 ])  # fmt: skip
 def test_arguments_that_are_refused_by_name(made, name, value):

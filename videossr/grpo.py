@@ -252,16 +252,22 @@ def _generation(args: VideoGRPOConfig) -> dict[str, Any]:
 _COLUMNS = {"prompt", "task", "answer", "sample"}
 
 
+def _check_rows(name: str, rows: Any) -> None:
+    "Raises `ValueError` for rows that cannot be encoded, or whose pictures nobody would see."
+    if not (hasattr(rows, "column_names") and hasattr(rows, "__len__")):
+        raise ValueError(f"{name} must be a datasets.Dataset, whose rows can be had by number, not {type(rows).__name__}; make it with videossr.data.to_trl_dataset")
+    if missing := _COLUMNS - set(rows.column_names):
+        raise ValueError(f"{name} lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+    if pictures := sorted({"image", "images", "video", "videos"} & set(rows.column_names)):
+        raise ValueError(f"{name} has the columns {pictures}, which nobody would see: the policy is shown the video of each row's sample; remove them")
+
+# %% ../nbs/41_grpo.ipynb #ee59ef9b
 def _check_data(args: VideoGRPOConfig, rows: Any, held_out: Any) -> None:
     "Raises `ValueError` for rows that cannot be encoded, or would not be trained on."
-    sets = {"train_dataset": rows, **({f"eval_dataset {name}": one for name, one in held_out.items()} if isinstance(held_out, dict) else {"eval_dataset": held_out})}
-    for name, one in sets.items():
-        if one is None and name != "train_dataset":
-            continue
-        if not hasattr(one, "column_names") or not hasattr(one, "__getitem__"):
-            raise ValueError(f"{name} must be a datasets.Dataset, whose rows can be had by number, not {type(one).__name__}; make it with videossr.data.to_trl_dataset")
-        if missing := _COLUMNS - set(one.column_names):
-            raise ValueError(f"{name} lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
+    sets = {f"eval_dataset {name}": one for name, one in held_out.items()} if isinstance(held_out, dict) else {"eval_dataset": held_out}
+    for name, one in {"train_dataset": rows, **sets}.items():
+        if one is not None or name == "train_dataset":
+            _check_rows(name, one)
     needed = args.generation_batch_size // args.num_generations
     if len(rows) < needed:
         raise ValueError(
@@ -416,6 +422,7 @@ def _policy_of(model: Policy | PreTrainedModel | str | Path, args: VideoGRPOConf
 @patch
 def _get_dataloader(self: VideoGRPOTrainer, dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
     "TRL's loader over rows whose prompts are encoded ahead, by the pool's processes and not by torch's."
+    _check_rows("the dataset", dataset)  # also one that `evaluate` is given
     workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, 0
     unused = self.curriculum is not None and kwargs.get("is_training")  # the curriculum chooses other rows
     pool = WorkerPool(self._pool.work) if unused else self._pool  # without processes nothing is done before it is asked for
