@@ -34,7 +34,7 @@ def test_an_out_of_memory_is_a_result_and_the_next_part_runs(monkeypatch, out, c
     assert parts["lora"]["shared"] == {"group": 0.5} and parts["lora"]["error"].startswith("OutOfMemoryError: CUDA out of memory")
     assert "greedy" in parts["lora"]["traceback"]
     assert left[0]() is None, "the failed part still holds its tensors"
-    assert parts["exact"]["split"] < 1e-4
+    assert parts["exact"]["nats apart"] < 1e-4
     assert "lora: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB (error)" in capsys.readouterr().out
 
 
