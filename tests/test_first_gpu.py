@@ -67,7 +67,7 @@ def test_a_program_that_is_stopped_keeps_what_it_had(monkeypatch, out):
     with pytest.raises(KeyboardInterrupt):
         main([*TINY, "--parts", "exact,full", "--out", str(out)])
     kept = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert kept["parts"]["exact"]["split"] < 1e-4 and kept["parts"]["full"]["half"] == "nan"
+    assert kept["parts"]["exact"]["nats apart"] < 1e-4 and kept["parts"]["full"]["half"] == "nan"
 
 
 def test_all_phases_are_timed_and_no_answer_ends(monkeypatch):
