@@ -127,7 +127,7 @@ def test_scores_are_those_of_a_full_pass(attention, key_heads):
             worst = max(worst, (ours[row, :length] - theirs).abs().max().item(), ours[row, length:].abs().sum().item())
         assert (answers.tokens[row, length:] == policy.pad_id).all()
         assert answers.ended[row] == (answers.tokens[row, length - 1] == policy.tokenizer.eos_token_id)
-    assert worst < 1e-5
+    assert worst < 3e-5
 
 
 def test_every_attention_draws_the_same():
