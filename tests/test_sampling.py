@@ -127,7 +127,7 @@ def test_scores_are_those_of_a_full_pass(attention, key_heads):
             worst = max(worst, (ours[row, :length] - theirs).abs().max().item(), ours[row, length:].abs().sum().item())
         assert (answers.tokens[row, length:] == policy.pad_id).all()
         assert answers.ended[row] == (answers.tokens[row, length - 1] == policy.tokenizer.eos_token_id)
-    assert worst < 3e-5
+    assert worst < 1e-4
 
 
 def test_every_attention_draws_the_same():
@@ -164,6 +164,7 @@ ENDS = {"eos_token_id", "min_new_tokens", "exponential_decay_length_penalty", "s
 IDLE = {"renormalize_logits", "remove_invalid_values"}  # change no chance of finite logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "+".join(settings))
 def test_a_setting_means_what_it_means_in_generate(settings):
     "One random state, one order of draws, so the very tokens of `generate`, and other ones than without the setting."

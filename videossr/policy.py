@@ -707,7 +707,7 @@ def _joined(shared: SharedPrompt, layer: int, query: torch.Tensor, key: torch.Te
     past_keys, past_values = (part.to(dtype) for part in shared.prompts[layer])  # under autocast, keys come in float32 and values do not
     own_keys, own_values = _behind(shared, layer, (key.to(dtype), value))
     query = query.to(dtype).view(n_rows, heads, -1, width).transpose(0, 1).contiguous()  # (key heads, rows, queries, width)
-    n_past, nothing = past_keys.shape[1], query.new_empty(())
+    n_past, nothing = past_keys.shape[1], query.new_zeros(())
     past = torch.baddbmm(nothing, table.by_prompt(query), past_keys.transpose(1, 2), beta=0, alpha=scaling)
     if shared.hidden is not None:
         past.view(heads, table.prompts, -1, n_past).masked_fill_(shared.hidden[:, None], -torch.inf)
