@@ -21,7 +21,7 @@ import yaml
 from videossr.data import MixRow, build, build_dataset, get_mix, load_samples
 from videossr.data.build import Deal, Plan, Verdicts, load_plan, make_plan, make_shard, missing_shards, save_plan, shard_path, shard_work, write_shard
 from videossr.demo import demo_videos, write_mp4
-from videossr.tasks import render
+from videossr.tasks import TASKS, render
 from videossr.tasks.core import video_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,8 +65,11 @@ def module(tmp_path_factory):
     folder = tmp_path_factory.mktemp("module")
     (folder / "slow_task.py").write_text(SLOW_TASK)
     sys.path.append(str(folder))
+    known = {*TASKS}
     yield folder
     sys.path.remove(str(folder))
+    for name in {*TASKS} - known:
+        del TASKS[name]
 
 
 def contents(folder):

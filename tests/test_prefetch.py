@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from videossr.demo import demo_videos
 from videossr.prefetch import Ahead, WorkerPool
-from videossr.tasks import make_sample
+from videossr.tasks import TASKS, make_sample
 from videossr.video import VideoError
 
 WORK = """
@@ -96,6 +96,19 @@ def test_an_error_that_does_not_travel_is_told_in_words(pool):
     with pytest.raises(RuntimeError, match="Odd: 1"):
         pool.map([("picky", "odd")])
     assert pool.map([("picky", "even")]) == ["even"], "the pool goes on, and what is printed does not get between the answers"
+
+
+def test_a_module_that_cannot_be_imported_there_stops_only_its_own_tasks(work, monkeypatch):
+    gone = type("Gone", (), {"__module__": "long_gone"})
+    monkeypatch.setitem(TASKS, "gone", gone())
+    pool = WorkerPool(work.do, 1)
+    try:
+        assert pool.map([("picky", "even")]) == ["even"]
+        with pytest.raises(RuntimeError, match="Odd: 1") as caught:
+            pool.map([("picky", "odd")])
+        assert "could not import long_gone (No module named 'long_gone')" in str(caught.value.__cause__)
+    finally:
+        pool.close()
 
 
 def test_closing_drops_what_is_waiting_and_leaves_no_process(pool):

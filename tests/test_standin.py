@@ -272,7 +272,7 @@ def test_weights_train_in_float32_unless_asked_otherwise(release, samples, tmp_p
         )
     assert trainer.model.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="model_init_kwargs"):
-        VideoGRPOTrainer(loaded(release("tied")), args=VideoGRPOConfig.demo(str(tmp_path / "c"), model_init_kwargs={"dtype": "bfloat16"}), train_dataset=rows)
+        VideoGRPOTrainer(loaded(release("tied")), args=VideoGRPOConfig.demo(str(tmp_path / "c"), **{**settings, "model_init_kwargs": {"dtype": "bfloat16"}}), train_dataset=rows)
 
 
 def test_the_share_of_lost_steps_is_what_adam_loses(release):

@@ -53,9 +53,25 @@ def _answer(work: Callable[..., Any], *given: Any) -> bytes:
 
 
 def _load(work: bytes, imports: Sequence[str]) -> Callable[[Any], Any]:
+    absent = []
     for name in imports:
-        importlib.import_module(name)
-    return pickle.loads(work)
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            absent.append(f"{name} ({error})")
+    return _named(pickle.loads(work), absent) if absent else pickle.loads(work)
+
+
+def _named(work: Callable[[Any], Any], absent: Sequence[str]) -> Callable[[Any], Any]:
+    "The work; where it fails, the modules of tasks that could not be imported are named as the likely cause."
+
+    def done(item: Any) -> Any:
+        try:
+            return work(item)
+        except Exception as error:
+            raise error from ImportError(f"the process could not import {', '.join(absent)}; what they register is not known to it")
+
+    return done
 
 # %% ../nbs/36_prefetch.ipynb #1f9675db
 def _serve() -> None:
