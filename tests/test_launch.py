@@ -1,4 +1,4 @@
-"""Runs from the command line: killed and resumed, in one process and in two, plain and with FSDP2."""
+"""Runs from the command line: killed and resumed, in one process and in two, plain, with FSDP2 and with ZeRO-3."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SMALL = {"steps": 8, "save_steps": 2, "n_train": 12, "n_held_out": 6, "warm_step
 def environment(tmp_path_factory):
     cache = os.environ.get("VIDEOSSR_CACHE") or str(tmp_path_factory.mktemp("cache"))
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "VIDEOSSR_CACHE": cache, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "VIDEOSSR_CACHE": cache, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,16 @@ WAYS = {
     "plain": [*TWO, "--multi_gpu"],
     "fsdp2": [*TWO, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_state_dict_type", "FULL_STATE_DICT",
               "--fsdp_reshard_after_forward", "true"],
+    "zero3": [*TWO, "--use_deepspeed", "--zero_stage", "3", "--zero3_init_flag", "false", "--zero3_save_16bit_model", "true",
+              "--gradient_accumulation_steps", "1"],
 }  # fmt: skip
+
+
+def launcher_of(way):
+    "How to start two processes; skips where what they need is not installed."
+    if way == "zero3":
+        pytest.importorskip("deepspeed", reason="pip install deepspeed ninja")
+    return WAYS[way]
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +245,7 @@ def test_two_processes_take_the_step_of_one(job, environment, alone, way, beta):
     "Same loss, same change of the weights; without KL, silent groups are left out, however they fall on the processes."
     start = load_file(job / "start" / "model.safetensors")
     weights, log = alone[beta]
-    found, other = worked(job, environment, f"{way}-{beta}", WAYS[way], per_device_train_batch_size=8, beta=beta)
+    found, other = worked(job, environment, f"{way}-{beta}", launcher_of(way), per_device_train_batch_size=8, beta=beta)
     assert other["world"] == 2 and ("DTensor" in other["kinds"]) == (way == "fsdp2")
     for mine, theirs in zip(log["log"][:2], other["log"][:2], strict=True):
         for name in ("loss", "reward", "kl", "frac_reward_zero_std", "grad_norm", "tokens/copied"):
@@ -250,17 +259,21 @@ def test_two_processes_take_the_step_of_one(job, environment, alone, way, beta):
         assert (found[name] - weights[name]).norm() <= 1e-4 * change.norm() + 1e-6 * largest, name
 
 
-def test_sharded_processes_sample_and_end_together(job, environment):
+@pytest.mark.parametrize("way", ["fsdp2", "zero3"])
+def test_sharded_processes_sample_and_end_together(job, environment, way):
     "With the real sampler, answers end at different steps in the two processes; neither may wait for the other for ever."
-    weights, log = worked(job, environment, "sampled", WAYS["fsdp2"], per_device_train_batch_size=8, sampled=True, max_completion_length=12)
+    weights, log = worked(job, environment, f"sampled-{way}", launcher_of(way), per_device_train_batch_size=8, sampled=True, max_completion_length=12)
     assert log["world"] == 2 and all(torch.isfinite(weight).all() for weight in weights.values())
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_run_in_two_processes(recipe, environment, tmp_path, rank):
+@pytest.mark.parametrize(("config", "rank"), [("cpu-2", 0), ("cpu-2", 4), ("zero3", 0)])
+def test_a_run_in_two_processes(recipe, environment, tmp_path, config, rank):
     if rank:
         pytest.importorskip("peft", reason="pip install peft")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu-2.yaml"), "-m", "videossr.launch"]
+    if config == "zero3":
+        launcher_of(config)
+    path = ["--config_file", str(CONFIGS / f"{config}.yaml")]
+    launcher = [*TWO, *path, "--mixed_precision", "no", "-m", "videossr.launch"]
     run_to_end([*launcher, str(recipe), "-p", "output_dir", str(tmp_path / "run"), "-p", "steps", "2", "-p", "lora_rank", str(rank)], environment)
     run = runs.Run(tmp_path / "run")
     held_out = load_samples(run.path("samples", "held_out.parquet"))

@@ -30,7 +30,7 @@ from accelerate.utils import gather_object
 
 from .families import family_of
 from .policy import Policy, Prompt, check_generation, check_parse, collate, encode_sample, end_ids, load_policy, never_sampled
-from .policy import sample_answers, unwrapped, whole_weights
+from .policy import sample_answers, unwrapped
 from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
@@ -341,12 +341,13 @@ def _encode_row(policy: Policy, sample: str) -> Prompt:
 
 
 @contextlib.contextmanager
-def _reference_in_memory(model: PreTrainedModel, from_disk: bool) -> Iterator[None]:
-    "Inside, TRL's reference is a copy of the model instead of what the folder holds that it came from."
+def _reference_in_memory(model: PreTrainedModel) -> Iterator[None]:
+    "Inside, TRL's reference is a copy of the model instead of what the folder holds that it came from. Weights that DeepSpeed split when they were read have no copy."
     def copied(*_: Any, **__: Any) -> PreTrainedModel:
         return copy.deepcopy(model).eval().requires_grad_(False)
 
-    with contextlib.nullcontext() if from_disk else mock.patch.object(grpo_trainer, "create_model_from_path", copied):
+    split = any(hasattr(weight, "ds_id") for weight in model.parameters())
+    with contextlib.nullcontext() if split else mock.patch.object(grpo_trainer, "create_model_from_path", copied):
         yield
 
 # %% ../nbs/41_grpo.ipynb #5676b7c0
@@ -378,8 +379,7 @@ class VideoGRPOTrainer(GRPOTrainer):
         self._banned = never_sampled(policy, _generation(args))
         self._work, self._sampled, self._tokens, self._resumed = _Work([], []), (-1, []), np.zeros(2), None
         let_score(policy.model)
-        zero3 = getattr(args.deepspeed_plugin, "zero_stage", 0) == 3
-        with whole_weights(), _reference_in_memory(policy.model, zero3):
+        with _reference_in_memory(policy.model):
             super().__init__(policy.model, reward_funcs, args, train_dataset, eval_dataset, processing_class=policy.processor, **kwargs)
         if rollout_func is not None:
             self.rollout_func = partial(_answered_elsewhere, rollout_func)

@@ -17,6 +17,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ from .versions import must_have, relying_on
 from .video import Clip
 
 with relying_on("transformers"):
+    from transformers.integrations import deepspeed
     from transformers.masking_utils import AttentionMaskInterface
 
 # %% ../nbs/40_policy.ipynb #55bab52d
@@ -256,16 +258,11 @@ def tiny_policy(
 # %% ../nbs/40_policy.ipynb #36ec32e9
 @contextlib.contextmanager
 def whole_weights() -> Iterator[None]:
-    "Inside, every process loads all weights, whatever `fsdp_cpu_ram_efficient_loading` says."
+    "Inside, every process loads all weights, whatever `fsdp_cpu_ram_efficient_loading` or DeepSpeed's ZeRO-3 say."
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.get(name)
-    if before is not None:
-        os.environ[name] = "false"
-    try:
+    changes = {name: "false"} if name in os.environ else {}
+    with mock.patch.dict(os.environ, changes), mock.patch.object(deepspeed, "_hf_deepspeed_config_weak_ref", None):
         yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
 
 
 def published_dtype(
@@ -572,7 +569,7 @@ def unwrapped(
     model: torch.nn.Module,
 ) -> PreTrainedModel:
     "The vision language model inside wrappers for adapters or several processes."
-    return next(part for part in model.modules() if hasattr(getattr(part, "model", None), "get_rope_index"))
+    return next(part for part in model.modules() if isinstance(part, PreTrainedModel) and hasattr(getattr(part, "model", None), "get_rope_index"))
 
 
 @cache
