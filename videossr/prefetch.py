@@ -51,7 +51,7 @@ def _answer(work: Callable[..., Any], *given: Any) -> bytes:
         except Exception:  # noqa: BLE001  an error of a kind that does not travel
             return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}"), told))
 
-
+# %% ../nbs/36_prefetch.ipynb #0b780665
 def _load(work: bytes, imports: Sequence[str]) -> Callable[[Any], Any]:
     absent = []
     for name in imports:
