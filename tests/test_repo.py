@@ -24,7 +24,7 @@ LAYERS = [
 ]  # fmt: skip
 COMMANDS = [
     "pip install -e . && papermill nbs/train.ipynb train-out.ipynb",
-    'pip install -e ".[dev]" && nbdev_test && pytest',
+    'pip install -e ".[dev]" && nbdev_test && pytest -n 2 --dist loadfile',
 ]
 
 
