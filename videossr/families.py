@@ -148,14 +148,16 @@ def process(
     text: str,  # a rendered chat with a placeholder for each clip
     clips: Sequence[Clip],
     markers: str = "released",  # a key of `MARKERS`
+    images: Sequence[np.ndarray] = (),  # (H, W, 3) uint8, with sides that patches divide
 ) -> dict[str, torch.Tensor]:
-    "Model inputs of a prompt with clips as videos. Raises `ValueError` for unknown markers."
+    "Model inputs of a prompt with clips as videos, and with images. Raises `ValueError` for unknown markers."
     if markers not in MARKERS:
         raise ValueError(f"no markers {markers!r}; choose from {', '.join(MARKERS)}")
     video = processor.video_processor
     side = video.patch_size * video.merge_size
     quiet = {"cap_pixels_per_frame": False} if hasattr(video, "cap_pixels_per_frame") else {}  # frames have their size already
-    return processor(
-        text=[family.text(text, markers)], videos=[np.array(fit_frames(clip.frames, side)) for clip in clips],
-        video_metadata=[family.metadata(clip) for clip in clips], do_sample_frames=False, do_resize=False, return_tensors="pt", **quiet,
-    )  # fmt: skip
+    seen = {"images": list(images)} if len(images) else {}
+    if clips:
+        seen |= {"videos": [np.array(fit_frames(clip.frames, side)) for clip in clips], "video_metadata": [family.metadata(clip) for clip in clips],
+                 "do_sample_frames": False, **quiet}  # fmt: skip
+    return processor(text=[family.text(text, markers)], return_tensors="pt", **({"do_resize": False} if seen else {}), **seen)

@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import shutil
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +30,15 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from accelerate.utils import gather_object
 
 from .families import family_of
-from .policy import Policy, Prompt, check_generation, check_parse, collate, encode_sample, end_ids, load_policy, never_sampled
+from .policy import Policy, Prompt, check_generation, check_parse, collate, end_ids, load_policy, never_sampled
 from .policy import sample_answers, unwrapped
 from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
+from .rows import View, check_rows, encode_row, rows_dataset
 from .tasks import Sample
 from .versions import RELIED_ON, advice, must_have, relying_on
+from .video import VideoError
 
 # %% auto #0
 __all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps', 'VideoGRPOTrainer',
@@ -114,12 +117,19 @@ def warm_start(
     return losses
 
 # %% ../nbs/41_grpo.ipynb #4e24efdb
+_VIEW = tuple(View.__dataclass_fields__)  # how files of rows are shown
+
+
 @dataclass
 class VideoGRPOConfig(GRPOConfig):
     "`trl.GRPOConfig` with the settings of this kit; one `per_device_train_batch_size` counts rollouts, as in TRL."
     share_prefix: bool = field(default=True, metadata={"help": "Compute each group's prompt once, in one packed sequence."})
     refill: int = field(default=0, metadata={"help": "How often groups without variance are replaced by groups of other prompts."})
     rollout_groups: int = field(default=8, metadata={"help": "Prompts of a step that are sampled at once on a device."})
+    n_frames: int = field(default=16, metadata={"help": "Frames shown of a video of rows of one's own, at most; samples of pretext tasks bring theirs."})
+    fps: float | None = field(default=None, metadata={"help": "Their frames a second, up to n_frames; None: n_frames at even distances."})
+    max_pixels: int = field(default=256 * 256, metadata={"help": "Height times width of their frames and images, at most."})
+    trim: float = field(default=0.0, metadata={"help": "Share of their videos that is left out at each end."})
     loss_type: str = field(default="grpo", metadata={"help": "Mean over an answer's tokens, then over answers."})
     max_completion_length: int | None = field(default=32, metadata={"help": "Longest answer in tokens."})
     use_bias_correction_kl: bool = field(default=False, metadata={"help": "Times the ratio, the KL term has another gradient than GRPO's."})
@@ -153,7 +163,7 @@ class VideoGRPOConfig(GRPOConfig):
             return args
         made = copy.copy(args)
         made.__class__ = cls
-        for name in ("share_prefix", "refill", "rollout_groups"):
+        for name in ("share_prefix", "refill", "rollout_groups", *_VIEW):
             setattr(made, name, cls.__dataclass_fields__[name].default)
         return made
 
@@ -249,25 +259,30 @@ def _generation(args: VideoGRPOConfig) -> dict[str, Any]:
     return {**named, **(args.generation_kwargs or {})}
 
 # %% ../nbs/41_grpo.ipynb #0962cf5e
-_COLUMNS = {"prompt", "task", "answer", "sample"}
-
-
-def _check_rows(name: str, rows: Any) -> None:
-    "Raises `ValueError` for rows that cannot be encoded, or whose pictures nobody would see."
+def _check_rows(name: str, rows: Any, args: VideoGRPOConfig, own: bool = False) -> None:
+    "Raises `ValueError` for rows that cannot be encoded, or whose pictures nobody would see; with an encoder of one's `own`, rows are what that takes."
     if not (hasattr(rows, "column_names") and hasattr(rows, "__len__")):
-        raise ValueError(f"{name} must be a datasets.Dataset, whose rows can be had by number, not {type(rows).__name__}; make it with videossr.data.to_trl_dataset")
-    if missing := _COLUMNS - set(rows.column_names):
-        raise ValueError(f"{name} lacks the columns {sorted(missing)}; make it with videossr.data.to_trl_dataset")
-    if pictures := sorted({"image", "images", "video", "videos"} & set(rows.column_names)):
+        raise ValueError(f"{name} must be a datasets.Dataset, whose rows can be had by number, or a list of rows, not {type(rows).__name__}")
+    columns = {*rows.column_names}
+    if missing := {"prompt"} - columns:
+        raise ValueError(f"{name} lacks the columns {sorted(missing)}; samples become rows by videossr.data.to_trl_dataset")
+    if own:
+        return
+    samples = "sample" in columns and all(rows["sample"])
+    if samples and (pictures := sorted({"image", "images", "video", "videos"} & columns)):
         raise ValueError(f"{name} has the columns {pictures}, which nobody would see: the policy is shown the video of each row's sample; remove them")
+    if samples and (changed := [one for one in _VIEW if getattr(args, one) != VideoGRPOConfig.__dataclass_fields__[one].default]):
+        raise ValueError(f"{', '.join(changed)} would change nothing: the rows of {name} are samples of pretext tasks, whose difficulty fixes their frames")
+    if not samples and (silent := check_rows(name, rows)) and args.world_size > 1:
+        raise ValueError(f"{silent} rows of {name} show no video and no image: with several processes one of them would wait for ever for the vision tower of another; leave them out")
 
 # %% ../nbs/41_grpo.ipynb #ee59ef9b
-def _check_data(args: VideoGRPOConfig, rows: Any, held_out: Any) -> None:
+def _check_data(args: VideoGRPOConfig, rows: Any, held_out: Any, own: bool) -> None:
     "Raises `ValueError` for rows that cannot be encoded, or would not be trained on."
     sets = {f"eval_dataset {name}": one for name, one in held_out.items()} if isinstance(held_out, dict) else {"eval_dataset": held_out}
     for name, one in {"train_dataset": rows, **sets}.items():
         if one is not None or name == "train_dataset":
-            _check_rows(name, one)
+            _check_rows(name, one, args, own)
     needed = args.generation_batch_size // args.num_generations
     if len(rows) < needed:
         raise ValueError(
@@ -335,9 +350,20 @@ class _Work:
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the dataset, one for each answer
 
 
-def _encode_row(policy: Policy, sample: str) -> Prompt:
-    "The prompt of a row's sample, as JSON."
-    return encode_sample(policy, Sample.from_json(sample))
+def _encode_numbered(encode: Callable[[Policy, dict[str, Any]], Prompt], policy: Policy, item: tuple[int, dict[str, Any]]) -> Prompt:
+    "The prompt of a row. Raises `ValueError` that says which row it is."
+    number, row = item
+    try:
+        return encode(policy, row)
+    except VideoError:
+        raise  # it names its file
+    except Exception as error:
+        raise ValueError(f"row {number} ({textwrap.shorten(str(row['prompt']), 80)}): {type(error).__name__}: {error}") from error
+
+
+def _kind(row: dict[str, Any]) -> str:
+    "The name under which a row's rewards are logged: its task, else where it comes from."
+    return str(row.get("task") or row.get("source") or "rows")
 
 
 @contextlib.contextmanager
@@ -351,17 +377,22 @@ def _reference_in_memory(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 # %% ../nbs/41_grpo.ipynb #5676b7c0
+def _view(args: VideoGRPOConfig) -> View:
+    return View(**{name: getattr(args, name) for name in _VIEW})
+
+
 class VideoGRPOTrainer(GRPOTrainer):
-    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows need `prompt`, `task`, `answer` and `sample` (JSON)."
+    "TRL's GRPO trainer with the video in rollout, reference and loss. Rows are samples, or what `encode_row` takes."
 
     def __init__(
         self,
         model: Policy | PreTrainedModel | str | Path,  # trained in place; a name or folder goes to `load_policy`, with `args.model_init_kwargs`
         reward_funcs: Callable | list[Callable] = videossr_reward,
         args: GRPOConfig | None = None,  # a `VideoGRPOConfig`, or TRL's own
-        train_dataset: Dataset | None = None,  # from `videossr.data.to_trl_dataset`
+        train_dataset: Dataset | list[dict[str, Any]] | None = None,  # from `videossr.data.to_trl_dataset`, or rows of one's own with a `prompt`
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         *,
+        encode: Callable[[Policy, dict[str, Any]], Prompt] | None = None,  # what a row shows; None: `encode_row`, with n_frames, fps, max_pixels and trim of `args`
         processing_class: ProcessorMixin | None = None,  # of a model that is not a `Policy`
         curriculum: Curriculum | None = None,  # chooses the prompts; None: each epoch takes all rows in a random order
         rollout_func: Callable[[list, VideoGRPOTrainer], dict[str, list]] | None = None,  # another engine that answers, as in TRL
@@ -371,9 +402,12 @@ class VideoGRPOTrainer(GRPOTrainer):
         args = VideoGRPOConfig.of(args or VideoGRPOConfig("video-grpo"))
         _check_settings(args)
         _check_options(kwargs)
-        _check_data(args, train_dataset, eval_dataset)
+        train_dataset = rows_dataset(train_dataset) if isinstance(train_dataset, list) and train_dataset else train_dataset
+        _check_data(args, train_dataset, eval_dataset, own=encode is not None)
         policy = _policy_of(model, args, processing_class, quantization_config)
         for reward in reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]:
+            if reward is videossr_reward and encode is None and not {"task", "answer"} <= {*train_dataset.column_names}:
+                raise ValueError("rows of one's own need a reward of their own: videossr_reward reads the columns task and answer; give reward_funcs")
             check_parse(policy, "paper" if reward is videossr_reward else getattr(reward, "parse", ""))
         self.policy, self.curriculum, self._plan = policy, curriculum, []
         self._banned = never_sampled(policy, _generation(args))
@@ -384,7 +418,7 @@ class VideoGRPOTrainer(GRPOTrainer):
         if rollout_func is not None:
             self.rollout_func = partial(_answered_elsewhere, rollout_func)
         blind = replace(policy, model=SimpleNamespace(config=policy.model.config))  # what encoding needs, without the weights
-        self._pool, self._logged = WorkerPool(partial(_encode_row, blind), args.dataloader_num_workers), time.perf_counter()
+        self._pool, self._logged = WorkerPool(partial(_encode_numbered, encode or partial(encode_row, view=_view(args)), blind), args.dataloader_num_workers), time.perf_counter()
         self._banned = self._banned.to(self.accelerator.device)
         if (share := lost_steps(self.model, args.learning_rate)) > 0.01:
             warnings.warn(
@@ -422,12 +456,12 @@ def _policy_of(model: Policy | PreTrainedModel | str | Path, args: VideoGRPOConf
 @patch
 def _get_dataloader(self: VideoGRPOTrainer, dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
     "TRL's loader over rows whose prompts are encoded ahead, by the pool's processes and not by torch's."
-    _check_rows("the dataset", dataset)  # also one that `evaluate` is given
+    _check_rows("the dataset", dataset, self.args, own=True)  # also one that `evaluate` is given
     workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, 0
     unused = self.curriculum is not None and kwargs.get("is_training")  # the curriculum chooses other rows
     pool = WorkerPool(self._pool.work) if unused else self._pool  # without processes nothing is done before it is asked for
     try:
-        return super(VideoGRPOTrainer, self)._get_dataloader(Ahead(dataset, pool), *args, **kwargs)
+        return super(VideoGRPOTrainer, self)._get_dataloader(Ahead(dataset, pool, column=None), *args, **kwargs)
     finally:
         self.args.dataloader_num_workers = workers
 
@@ -447,11 +481,12 @@ def _checkpointing_kept(model: torch.nn.Module) -> Iterator[None]:
 @patch
 def _generate_and_score_completions(self: VideoGRPOTrainer, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     "Encodes each sample once before TRL generates and scores; marks which rows share a prompt, and which groups have no variance."
-    encoded = [row.get("encoded") or self._pool.submit(row["sample"]) for row in inputs[:: self.group_size]]
-    inputs = [{name: value for name, value in row.items() if name != "encoded"} for row in inputs]  # TRL hands all columns to the reward
+    encoded = [row.get("encoded") or self._pool.submit((-1, row)) for row in inputs[:: self.group_size]]
+    inputs = [{name: value for name, value in row.items() if name != "encoded"} for row in inputs]
     self._work = work = _Work(self._pool.take(encoded), list(range(len(encoded))), rows=inputs)
+    hidden = [{name: value for name, value in row.items() if name not in ("image", "images")} for row in inputs]  # TRL would encode them too
     with _checkpointing_kept(self.model):
-        scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(inputs)
+        scored = super(VideoGRPOTrainer, self)._generate_and_score_completions(hidden)
     if self.model.training:
         self._note(inputs, scored["advantages"].tolist())
     scored["group"] = torch.arange(len(encoded)).repeat_interleave(self.group_size)
@@ -669,7 +704,7 @@ def _chosen(self: VideoGRPOTrainer, n: int, turn: int = -1) -> list[dict[str, An
     else:  # all processes make the same plan
         self._plan = self.curriculum.draw(n * self.accelerator.num_processes, seed)
         drawn = self._plan[rank * n : (rank + 1) * n]
-    return [self.train_dataset[index] for index in drawn for _ in range(self.group_size)]
+    return Ahead(self.train_dataset, self._pool, column=None).__getitems__([index for index in drawn for _ in range(self.group_size)])
 
 
 @patch
@@ -709,13 +744,14 @@ def _calculate_rewards(self: VideoGRPOTrainer, inputs: list[dict], prompts: list
     "TRL's rewards, with the mean and the share of groups without variance logged by task. Raises `ValueError` for an infinite one."
     if self.policy.thought:
         completions = [_reopened(one, self.policy.thought) for one in completions]
+    inputs = self._work.rows  # with all columns
     rewards = super(VideoGRPOTrainer, self)._calculate_rewards(inputs, prompts, completions, completion_ids_list)
     if rewards.isinf().any():
         row, function = rewards.isinf().nonzero()[0].tolist()
         raise ValueError(f"the reward {self.reward_func_names[function]} of answer {row} is {rewards[row, function].item()}; give a number, or None to leave it out")
     mode, size, weights = ("train" if self.model.training else "eval"), self.group_size, self.reward_weights.to(rewards.device)
     totals, still = group_totals(rewards, weights, size)
-    tasks = np.array(gather_object([row["task"] for row in inputs[::size]]))
+    tasks = np.array(gather_object([_kind(row) for row in inputs[::size]]))
     for task in sorted(set(tasks)):
         mine = torch.from_numpy(tasks == task)
         self._metrics[mode][f"reward/{task}"].append(totals.cpu()[mine].nanmean().item())
@@ -739,11 +775,13 @@ def _note(self: VideoGRPOTrainer, inputs: list[dict[str, Any]], advantages: list
     replies, rewards = self._scored
     for start in range(0, len(inputs), self.group_size):
         rows = slice(start, start + self.group_size)
-        self._sampled[1].append({"sample": inputs[start]["sample"], "replies": replies[rows], "rewards": rewards[rows], "advantages": advantages[rows]})
+        row = inputs[start]
+        about = {"sample": row["sample"]} if row.get("sample") else {"row": {name: value for name, value in row.items() if isinstance(value, (str, int, float, list)) and name not in ("image", "images")}}
+        self._sampled[1].append({**about, "replies": replies[rows], "rewards": rewards[rows], "advantages": advantages[rows]})
 
 
 @patch
-def rollouts(self: VideoGRPOTrainer) -> list[dict[str, Any]]:  # sample (JSON), replies, rewards in [0, 1] and advantages of each group
+def rollouts(self: VideoGRPOTrainer) -> list[dict[str, Any]]:  # sample (JSON) or row, replies, rewards in [0, 1] and advantages of each group
     "The groups sampled since the last call in the step in work, of all processes, all of which must call."
     step, groups = self._sampled
     self._sampled = (step, [])

@@ -25,9 +25,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
-           'encode', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation', 'end_ids',
-           'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers', 'sample_tokens',
-           'texts_of', 'check_parse', 'generate_answers']
+           'encode', 'encode_talk', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation',
+           'end_ids', 'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers',
+           'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
 
 # %% ../nbs/40_policy.ipynb #a7845ce6
 from transformers import (
@@ -381,16 +381,22 @@ def encode(
     label: str = "Clip",  # what the question calls the videos, where there are several
 ) -> Prompt:
     "Clips and question as model inputs, with the clips' own times as the model's family takes them."
-    processor, times = policy.processor, [clip.times.tolist() for clip in clips] if as_images else None
+    times = [clip.times.tolist() for clip in clips] if as_images else None
     openings = [] if as_images else [policy.family.opening(clip) for clip in clips]
     talk = messages(question, len(clips), system, times, label, openings)
-    text = policy.chat(talk)
-    if as_images:
-        side = processor.image_processor.patch_size * processor.image_processor.merge_size
-        images = [np.array(frame) for clip in clips for frame in fit_frames(clip.frames, side)]
-        batch = processor(text=[text], images=images, do_resize=False, return_tensors="pt")
-    else:
-        batch = process(policy.family, processor, text, clips, policy.markers)
+    return encode_talk(policy, talk, images=[frame for clip in clips for frame in clip.frames]) if as_images else encode_talk(policy, talk, clips)
+
+
+def encode_talk(
+    policy: Policy,
+    talk: Sequence[dict[str, Any]],  # messages, whose contents are texts or lists of parts
+    clips: Sequence[Clip] = (),  # one for each part of type video, in order
+    images: Sequence[np.ndarray] = (),  # (H, W, 3) uint8, one for each part of type image
+) -> Prompt:
+    "A conversation as model inputs."
+    side = policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size
+    fitted = [fit_frames(np.array(image)[None], side)[0] for image in images]
+    batch = process(policy.family, policy.processor, policy.chat(talk), clips, policy.markers, fitted)
     vision = {name: torch.as_tensor(batch[name]) for name in _VISION if name in batch}
     return Prompt(batch["input_ids"][0], batch["mm_token_type_ids"][0].long(), **vision)
 

@@ -240,13 +240,13 @@ class WorkerPool:
 
 # %% ../nbs/36_prefetch.ipynb #b6659cd6
 class Ahead(torch.utils.data.Dataset):
-    "Rows, each with a ticket for what a pool makes of one of its columns."
+    "Rows, each with a ticket for what a pool makes of it."
 
     def __init__(
         self,
         rows: Any,  # by number, e.g. a `datasets.Dataset`
         pool: WorkerPool,
-        column: str = "sample",  # what the pool's work is given
+        column: str | None = "sample",  # what the pool's work is given; None: the row's number and the row
     ):
         self.rows, self.pool, self.column = rows, pool, column
 
@@ -261,5 +261,6 @@ class Ahead(torch.utils.data.Dataset):
         made = {}
         for key in dict.fromkeys(keys):
             row = self.rows[max(key, ~key)]
-            made[key] = row if key < 0 else {**row, "encoded": self.pool.submit(row[self.column])}
+            item = (key, row) if self.column is None else row[self.column]
+            made[key] = row if key < 0 else {**row, "encoded": self.pool.submit(item)}
         return [{**made[key]} for key in keys]
