@@ -116,10 +116,10 @@ def warm_start(
     policy.model.eval()
     return losses
 
-# %% ../nbs/41_grpo.ipynb #4e24efdb
+# %% ../nbs/41_grpo.ipynb #4f71b3fb
 _VIEW = tuple(View.__dataclass_fields__)  # how files of rows are shown
 
-
+# %% ../nbs/41_grpo.ipynb #4e24efdb
 @dataclass
 class VideoGRPOConfig(GRPOConfig):
     "`trl.GRPOConfig` with the settings of this kit; one `per_device_train_batch_size` counts rollouts, as in TRL."
@@ -337,17 +337,9 @@ def lost_steps(
         still, total = still + weight.numel() * (1 - moved), total + weight.numel()
     return still / max(total, 1)
 
-# %% ../nbs/41_grpo.ipynb #90b12bea
-@dataclass
-class _Work:
-    "The groups that a pass is about."
-    prompts: list[Prompt]
-    groups: list[int]  # number of the prompt of each group
-    live: list[int] | None = None  # groups that have a gradient; None: all
-    known: torch.Tensor | None = None  # (rows, R) entropies from sampling, for the others
-    looked: bool = False  # whether log-probabilities came by our method
-    scores: list[torch.Tensor] = field(default_factory=list)  # entropies of each answer, as sampled
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of the dataset, one for each answer
+# %% ../nbs/41_grpo.ipynb #a55c9a7c
+def _view(args: VideoGRPOConfig) -> View:
+    return View(**{name: getattr(args, name) for name in _VIEW})
 
 
 def _encode_numbered(encode: Callable[[Policy, dict[str, Any]], Prompt], policy: Policy, item: tuple[int, dict[str, Any]]) -> Prompt:
@@ -365,6 +357,18 @@ def _kind(row: dict[str, Any]) -> str:
     "The name under which a row's rewards are logged: its task, else where it comes from."
     return str(row.get("task") or row.get("source") or "rows")
 
+# %% ../nbs/41_grpo.ipynb #90b12bea
+@dataclass
+class _Work:
+    "The groups that a pass is about."
+    prompts: list[Prompt]
+    groups: list[int]  # number of the prompt of each group
+    live: list[int] | None = None  # groups that have a gradient; None: all
+    known: torch.Tensor | None = None  # (rows, R) entropies from sampling, for the others
+    looked: bool = False  # whether log-probabilities came by our method
+    scores: list[torch.Tensor] = field(default_factory=list)  # entropies of each answer, as sampled
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the dataset, one for each answer
+
 
 @contextlib.contextmanager
 def _reference_in_memory(model: PreTrainedModel) -> Iterator[None]:
@@ -377,10 +381,6 @@ def _reference_in_memory(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 # %% ../nbs/41_grpo.ipynb #5676b7c0
-def _view(args: VideoGRPOConfig) -> View:
-    return View(**{name: getattr(args, name) for name in _VIEW})
-
-
 class VideoGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer with the video in rollout, reference and loss. Rows are samples, or what `encode_row` takes."
 
@@ -496,7 +496,7 @@ def _generate_and_score_completions(self: VideoGRPOTrainer, inputs: list[dict[st
         scored["entropies"] = torch.stack([torch.nn.functional.pad(row[:width], (0, width - len(row[:width]))) for row in work.scores])
     return scored
 
-
+# %% ../nbs/41_grpo.ipynb #361d7022
 @patch
 def _tokenize_prompts(self: VideoGRPOTrainer, prompts: list) -> tuple[list[list[int]], None, dict]:
     "The encoder's tokens instead of a second tokenisation."

@@ -226,7 +226,7 @@ def _fault(row: Mapping[str, Any]) -> str | None:
                 return f"column {name!r}: there is no file {file}"
     return None
 
-
+# %% ../nbs/40_rows.ipynb #1846d98a
 def check_rows(
     name: str,  # of the rows, for the message
     rows: Any,  # a sequence of rows
