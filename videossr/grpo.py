@@ -119,6 +119,10 @@ def warm_start(
 # %% ../nbs/41_grpo.ipynb #4f71b3fb
 _VIEW = tuple(View.__dataclass_fields__)  # how files of rows are shown
 
+
+def _view(args: VideoGRPOConfig) -> View:
+    return View(**{name: getattr(args, name) for name in _VIEW})
+
 # %% ../nbs/41_grpo.ipynb #4e24efdb
 @dataclass
 class VideoGRPOConfig(GRPOConfig):
@@ -337,26 +341,6 @@ def lost_steps(
         still, total = still + weight.numel() * (1 - moved), total + weight.numel()
     return still / max(total, 1)
 
-# %% ../nbs/41_grpo.ipynb #a55c9a7c
-def _view(args: VideoGRPOConfig) -> View:
-    return View(**{name: getattr(args, name) for name in _VIEW})
-
-
-def _encode_numbered(encode: Callable[[Policy, dict[str, Any]], Prompt], policy: Policy, item: tuple[int, dict[str, Any]]) -> Prompt:
-    "The prompt of a row. Raises `ValueError` that says which row it is."
-    number, row = item
-    try:
-        return encode(policy, row)
-    except VideoError:
-        raise  # it names its file
-    except Exception as error:
-        raise ValueError(f"row {number} ({textwrap.shorten(str(row['prompt']), 80)}): {type(error).__name__}: {error}") from error
-
-
-def _kind(row: dict[str, Any]) -> str:
-    "The name under which a row's rewards are logged: its task, else where it comes from."
-    return str(row.get("task") or row.get("source") or "rows")
-
 # %% ../nbs/41_grpo.ipynb #90b12bea
 @dataclass
 class _Work:
@@ -379,6 +363,22 @@ def _reference_in_memory(model: PreTrainedModel) -> Iterator[None]:
     split = any(hasattr(weight, "ds_id") for weight in model.parameters())
     with contextlib.nullcontext() if split else mock.patch.object(grpo_trainer, "create_model_from_path", copied):
         yield
+
+
+def _encode_numbered(encode: Callable[[Policy, dict[str, Any]], Prompt], policy: Policy, item: tuple[int, dict[str, Any]]) -> Prompt:
+    "The prompt of a row. Raises `ValueError` that says which row it is."
+    number, row = item
+    try:
+        return encode(policy, row)
+    except VideoError:
+        raise  # it names its file
+    except Exception as error:
+        raise ValueError(f"row {number} ({textwrap.shorten(str(row['prompt']), 80)}): {type(error).__name__}: {error}") from error
+
+
+def _kind(row: dict[str, Any]) -> str:
+    "The name under which a row's rewards are logged: its task, else where it comes from."
+    return str(row.get("task") or row.get("source") or "rows")
 
 # %% ../nbs/41_grpo.ipynb #5676b7c0
 class VideoGRPOTrainer(GRPOTrainer):
