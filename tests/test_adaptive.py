@@ -15,6 +15,7 @@ from videossr.data import MIXES, build_samples, to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from videossr.policy import encode_sample, load_policy, tiny_policy
+from videossr.prefetch import WorkerPool
 from videossr.tasks.core import find_task
 from videossr.tasks.jigsaw import JigsawDifficulty
 
@@ -218,6 +219,7 @@ def test_each_process_takes_its_part_of_one_plan(pool):
         trainer.accelerator = type("Accelerator", (), {"process_index": rank, "num_processes": 2})()
         trainer.args, trainer.state = type("Args", (), {"seed": 3, "steps_per_generation": 2})(), type("State", (), {"global_step": 5})()
         trainer.num_generations, trainer.model, trainer._step, trainer.num_iterations = 2, torch.nn.Linear(1, 1), 12, 1
+        trainer._pool = WorkerPool(str)
         rows = trainer._chosen(3)
         assert len(rows) == 6 and rows[0] == rows[1]
         parts += [row["sample"] for row in rows[::2]]

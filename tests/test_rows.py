@@ -89,6 +89,17 @@ def test_a_view_is_honoured(videos):
     assert see_video(list(map(Image.fromarray, frames)), View(fps=1), fps=10).times.tolist() == [0.5, 1.5, 2.5]
 
 
+def test_the_settings_reach_the_rows(videos, tmp_path):
+    rows, seen = [{"prompt": "?", "video": video} for video in videos], []
+    for settings in ({"n_frames": 8}, {"n_frames": 8, "fps": 0.5}, {"n_frames": 8, "max_pixels": 64 * 64}, {"n_frames": 8, "trim": 0.3}):
+        trainer = trainer_of(rows[:1] * 2, tmp_path, max_steps=1, **settings)
+        trainer.train()
+        expected = encode_row(trainer.policy, rows[0], View(**settings))
+        assert torch.equal(trainer.prompts[0].pixel_values_videos, expected.pixel_values_videos) and torch.equal(trainer.prompts[0].input_ids, expected.input_ids)
+        seen.append(expected)
+    assert len({(len(one), one.pixel_values_videos.sum().item()) for one in seen}) == 4
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_mixed_set_is_trained_on(rows, tmp_path, workers):
     trainer = trainer_of(as_text(rows), tmp_path, per_device_train_batch_size=24, dataloader_num_workers=workers, max_steps=1)

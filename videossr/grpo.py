@@ -13,7 +13,7 @@ import shutil
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def _tokens_of(policy: Policy, texts: list[str], n_rows: int) -> tuple[torch.Ten
 # %% ../nbs/41_grpo.ipynb #9a8de6a9
 def warm_start(
     policy: Policy,  # trained in place
-    samples: Sequence[Sample],  # training samples
+    samples: Sequence[Sample | Mapping[str, Any]],  # training samples, or rows with an `answer`
     prompts: Sequence[Prompt],  # the same, encoded
     *,
     steps: int = 200,  # optimiser steps
@@ -98,6 +98,7 @@ def warm_start(
     "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video."
     rng, banned, pad = np.random.default_rng(seed), never_sampled(policy), policy.pad_id
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, weight_decay=0.0)
+    samples = [one if isinstance(one, Sample) else SimpleNamespace(task=_kind(one), answer=str(one["answer"]), recipe={}) for one in samples]
     losses: list[float] = []
     policy.model.train()
     for step in tqdm(range(steps), "warm start", disable=not progress):
