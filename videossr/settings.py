@@ -94,7 +94,7 @@ def read_value(
 # %% ../nbs/04_settings.ipynb #db40500b
 def _near(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, 3, 0.6)
+    near = difflib.get_close_matches(name, known, 3, 0.6 if len(known) < 50 else 0.0)
     return f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}"
 
 
@@ -104,11 +104,17 @@ def read_named(
     written: Mapping[str, Any] | None = None,  # name -> text that a value was made from, where it is known
     what: str = "parameter",  # the names are called, in errors
 ) -> dict[str, Any]:  # name -> value of its type
-    "All values as their types read them. Raises `ValueError` for a name that is not known, with those that are like it, or as `read_value`."
+    "All values as their types read them; `options` may be a mapping. Raises `ValueError` for a name that is not known, with those that are like it, or as `read_value`."
     for name in given:
         if name not in kinds:
             raise ValueError(f"no {what} {name}; {_near(str(name), kinds)}")
-    return {name: read_value(name, value, kinds[name], (written or {}).get(name)) for name, value in given.items()}
+    found = {}
+    for name, value in given.items():
+        text = (written or {}).get(name)
+        if name == "options" and isinstance(value, Mapping):
+            value = options_text(text if isinstance(text, Mapping) else value)
+        found[name] = read_value(name, value, kinds[name], text)
+    return found
 
 # %% ../nbs/04_settings.ipynb #2865c89e
 def read_options(
@@ -212,9 +218,6 @@ def check_parameters(
     texts, written = _papermill()
     values = {name: namespace[name] for name in [*kinds, *sorted(given - {*kinds})] if name in namespace}
     values |= {name: text for name, text in texts.items() if name in values}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and kinds.get(name) is str:  # options of a recipe
-            values[name] = options_text(written[name] if isinstance(written.get(name), Mapping) else value)
     found = read_named(values, {**kinds, **(also or {})}, written)
     namespace.update(found)
     return found
