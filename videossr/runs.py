@@ -38,13 +38,9 @@ from videossr.memory import (
     MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
     with_room, workload,
 )  # fmt: skip
-from .families import MARKERS
-from .floors import evenly, low_level_replies, mixture_replies
-from .own_rewards import RewardFunction, load_rewards, reward_sources
 from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
-from .settings import options_text, read_named, read_options
 from .show import before_after, reward_curve, show_sample
 from .tasks import Sample, render
 from .versions import installed
@@ -55,6 +51,12 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings',
            'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy', 'make_policy',
            'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line',
            'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
+
+# %% ../nbs/53_runs.ipynb #db02c773
+from .families import MARKERS
+from .floors import evenly, low_level_replies, mixture_replies
+from .own_rewards import RewardFunction, load_rewards, reward_sources
+from .settings import options_text, read_named, read_options
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)

@@ -183,24 +183,24 @@ def _papermill() -> tuple[dict[str, str], dict[str, Any]]:
 _BY_PAPERMILL = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # of --inject-paths
 
 
-def _set_names(source: str) -> tuple[set[str], bool]:
-    "Names that a cell gives values, and whether it does nothing else and annotates some."
+def _set_names(source: str) -> tuple[set[str], set[str]]:
+    "Names that a cell gives values, and those that it annotates too; none of these where it does anything else."
     try:
         lines = ast.parse(source).body
     except SyntaxError:
-        return set(), False
-    targets = [line.target if isinstance(line, ast.AnnAssign) else line.targets[0] for line in lines if isinstance(line, (ast.Assign, ast.AnnAssign))]
-    plain = len(targets) == len(lines) and any(isinstance(line, ast.AnnAssign) for line in lines)
-    return {target.id for target in targets if isinstance(target, ast.Name)}, plain
+        return set(), set()
+    annotated = {line.target.id for line in lines if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)}
+    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets if isinstance(target, ast.Name)]
+    plain = all(isinstance(line, (ast.Assign, ast.AnnAssign)) for line in lines)
+    return annotated | {target.id for target in targets}, annotated if plain else set()
 
 
 def _given_in(cells: Iterable[str]) -> set[str]:
-    "Names that the parameters cell, or the cell that papermill puts behind it, gives values."
-    found: set[str] = set()
-    for source in cells:
-        names, is_parameters = _set_names(source)
-        found |= names if is_parameters or source.startswith("# Parameters") else set()
-    return found - _BY_PAPERMILL
+    "Names that get values in the parameters cell, which is the first that annotates some, or in the cell that papermill puts behind it."
+    parts = [(source, *_set_names(source)) for source in cells]
+    first = next((annotated for _, _, annotated in parts if annotated), None)
+    given = [names for source, names, annotated in parts if source.startswith("# Parameters") or (first and first <= annotated)]
+    return set().union(*given) - _BY_PAPERMILL
 
 # %% ../nbs/04_settings.ipynb #0d1e2c61
 def check_parameters(
