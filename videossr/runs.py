@@ -29,7 +29,6 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
 from .adaptive import KINDS, curriculum_of, mix_ladder
-from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
@@ -53,6 +52,7 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings',
            'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #db02c773
+from .checkpoints import dress_as_published
 from .families import MARKERS
 from .floors import evenly, low_level_replies, mixture_replies
 from .own_rewards import RewardFunction, load_rewards, reward_sources
