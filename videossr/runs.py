@@ -112,7 +112,7 @@ _LEAST = {
     "lora_rank": 0, "save_steps": 1, "rollout_steps": 1,
 }  # fmt: skip
 
-
+# %% ../nbs/53_runs.ipynb #4c97ea68
 def train_settings(
     preset: str = "demo",  # key of `PRESETS`
     **changes: Any,  # fields to override; None keeps the preset's value

@@ -146,21 +146,28 @@ def options_text(
     return " ".join(shlex.quote(f"{name}={value}") for name, value in texts.items())
 
 # %% ../nbs/04_settings.ipynb #ccdd6071
+def _texts(node: yaml.Node) -> Any:
+    "What stands in a YAML file, before anything is made of it."
+    if isinstance(node, yaml.MappingNode):
+        return {_texts(key) if isinstance(key, yaml.ScalarNode) else str(key): _texts(value) for key, value in node.value}
+    return [_texts(one) for one in node.value] if isinstance(node, yaml.SequenceNode) else node.value
+
+
 def read_yaml(
     text: str,
     name: str = "the text",  # of the file, for errors
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # name -> value; name -> the text that stands there
     "The lines of a recipe. Raises `ValueError` that names the file where they are none, or where a name stands twice."
     try:
-        values, written = yaml.safe_load(text), yaml.load(text, Loader=yaml.BaseLoader)
+        values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is no recipe: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{name} is no recipe: it should hold lines like 'steps: 100'")
-    names = [key.value for key, _ in yaml.compose(text).value]
-    if twice := sorted({one for one in names if names.count(one) > 1}):
+    names = [key.value for key, _ in root.value]
+    if twice := sorted({str(one) for one in names if names.count(one) > 1}):
         raise ValueError(f"{name} gives {', '.join(twice)} twice")
-    return values, written
+    return values, _texts(root)
 
 # %% ../nbs/04_settings.ipynb #6530fef0
 def _papermill() -> tuple[dict[str, str], dict[str, Any]]:
