@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
@@ -24,6 +23,7 @@ from . import runs
 from .evaluate import Record, evaluate
 from .policy import Policy
 from .runs import Run, TrainSettings
+from .settings import read_named, read_yaml
 from .tasks import Sample
 
 # %% auto #0
@@ -31,24 +31,22 @@ __all__ = ['read_parameters', 'open_run', 'settings_in', 'place', 'meet', 'open_
            'train_run', 'main', 'launch', 'leave']
 
 # %% ../nbs/54_launch.ipynb #37e6910e
-_PARAMETERS = ("preset", "video_dir", "output_dir", "seed", "tasks", "resume")  # of train.ipynb that are no settings
+_PARAMETERS = {"preset": str, "video_dir": str, "output_dir": str, "seed": int, "tasks": str, "resume": bool, "options": str}  # of train.ipynb that are no settings
 
 
 def read_parameters(
     recipe: str | Path | None,  # YAML file; None: the demo
-    changes: Sequence[tuple[str, str]] = (),  # (name, value as YAML)
-) -> dict[str, Any]:
-    "Parameters of a recipe with changes. Raises `ValueError` that names the file, or the parameter that does not exist."
-    found: Any = {}
+    changes: Sequence[tuple[str, str]] = (),  # (name, value as text)
+) -> dict[str, Any]:  # name -> value of its type
+    "Parameters of a recipe with changes. Raises `ValueError` that names the file or the parameter, with its value and type or the names that are like it."
+    kinds, found = {**_PARAMETERS, **runs.setting_types()}, {}
     if recipe is not None:
-        found = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"{recipe} is no recipe: it should hold lines like 'steps: 100'")
-    found |= {name: yaml.safe_load(value) for name, value in changes}
-    known = {*_PARAMETERS, *TrainSettings.__dataclass_fields__}
-    if unknown := sorted(set(found) - known):
-        raise ValueError(f"no parameter {', '.join(unknown)} in {recipe or 'train.ipynb'}; choose from {', '.join(sorted(known))}")
-    return found
+        values, written = read_yaml(Path(recipe).read_text(encoding="utf-8"), str(recipe))
+        try:
+            found = read_named(values, kinds, written)
+        except ValueError as error:
+            raise ValueError(f"{recipe}: {error}") from error
+    return found | read_named(dict(changes), kinds)
 
 # %% ../nbs/54_launch.ipynb #83155f4e
 def _folder_of(parameters: dict[str, Any]) -> str:
@@ -56,12 +54,13 @@ def _folder_of(parameters: dict[str, Any]) -> str:
 
 
 def open_run(
-    parameters: dict[str, Any],  # from `read_parameters`
+    parameters: dict[str, Any],  # from `read_parameters`, or of train.ipynb
 ) -> Run:
     "Makes the folder of a run, or goes on with the one that is there. Raises as `Run.create`."
-    more = {"video_dir": parameters.get("video_dir") or "", "tasks": parameters.get("tasks") or ""}
-    seed, resume = parameters.get("seed") or 0, parameters.get("resume", True)
-    return Run.create(_folder_of(parameters), runs.settings_of(parameters), seed, resume=resume, **more)
+    kinds = {**_PARAMETERS, **runs.setting_types(), "accelerate": str}  # the last one says who calls this
+    given = read_named({name: value for name, value in parameters.items() if value is not None}, kinds)
+    more = {name: given.get(name, "") for name in ("video_dir", "tasks")}
+    return Run.create(_folder_of(given), runs.settings_of(given), given.get("seed", 0), resume=given.get("resume", True), **more)
 
 
 def settings_in(

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -26,17 +29,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
 from .adaptive import KINDS, curriculum_of, mix_ladder
-from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
-from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
+from .grpo import VideoGRPOConfig, VideoGRPOTrainer, _check_settings, warm_start
 from videossr.memory import (
     MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
     with_room, workload,
 )  # fmt: skip
-from .families import MARKERS
-from .floors import evenly, low_level_replies, mixture_replies
 from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
 from .rewards import blind_floor, make_reward, parse_reply
@@ -45,11 +45,18 @@ from .tasks import Sample, render
 from .versions import installed
 
 # %% auto #0
-__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'settings_of', 'write_whole', 'claim_run',
-           'release_run', 'on_cpu', 'check_device', 'Run', 'environment', 'make_train', 'make_data', 'about_policy',
-           'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'adapters', 'plan_of',
-           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
-           'draw_answers']
+__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'setting_types', 'read_changes', 'settings_of',
+           'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'Run',
+           'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy', 'make_policy',
+           'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line',
+           'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
+
+# %% ../nbs/53_runs.ipynb #db02c773
+from .checkpoints import dress_as_published
+from .families import MARKERS
+from .floors import evenly, low_level_replies, mixture_replies
+from .own_rewards import RewardFunction, load_rewards, reward_sources
+from .settings import options_text, read_named, read_options
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class TrainSettings:
     device: str = ""  # "cpu": no GPU, though the preset wants one; empty: as the preset says
     adaptive: str = ""  # difficulty: empty, as the mix says; "adaptive" or "adaptive-mix", after the rewards; "uniform", all rungs alike
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
+    options: dict[str, Any] = field(default_factory=dict)  # further fields of `VideoGRPOConfig`, where they differ from that
+    reward: str = ""  # what to train with instead of the tasks' own rewards, as "my_module:f*0.5, my_module:g"
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
@@ -98,8 +107,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "adaptive": ("", *KINDS), "dtype": ("float32", "bfloat16"), "final_dtype": ("", "float32", "bfloat16", "float16"), "markers": MARKERS,
     "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"),
 }  # fmt: skip
+_LEAST = {
+    "n_train": 1, "n_held_out": 1, "warm_steps": 0, "steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "beta": 0, "max_new_tokens": 1, "refill": 0,
+    "lora_rank": 0, "save_steps": 1, "rollout_steps": 1,
+}  # fmt: skip
 
-
+# %% ../nbs/53_runs.ipynb #4c97ea68
 def train_settings(
     preset: str = "demo",  # key of `PRESETS`
     **changes: Any,  # fields to override; None keeps the preset's value
@@ -114,27 +127,76 @@ def train_settings(
     for name, choices in _CHOICES.items():
         if getattr(made, name) not in choices:
             raise ValueError(f"no {name} {getattr(made, name)!r}; choose from {', '.join(filter(None, choices))}{', or leave it empty' * ('' in choices)}")
+    for name, least in _LEAST.items():
+        if getattr(made, name) < least:
+            raise ValueError(f"{name} is {getattr(made, name)}; the least is {least}")
+    if made.learning_rate <= 0:
+        raise ValueError(f"learning_rate is {made.learning_rate:g}; it should be more than 0")
+    if made.reward and made.adaptive:
+        raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
     if made.prefetch < 0:
         raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
     return made
 
 # %% ../nbs/53_runs.ipynb #e813cf82
+_DECIDED = {  # fields of `VideoGRPOConfig` that a run decides itself, by what to do instead
+    "give output_dir": "output_dir", "give steps": "max_steps num_train_epochs", "give group_size": "num_generations",
+    "give max_new_tokens": "max_completion_length", "give groups, groups_at_once and group_size": "per_device_train_batch_size gradient_accumulation_steps",
+    "give prefetch": "dataloader_num_workers", "give device": "use_cpu", "give seed, which is no option": "seed", "give resume": "resume_from_checkpoint",
+    "give reward, as my_module:f*0.5, my_module:g": "reward_weights", "give save_steps": "save_strategy save_only_model",
+    "give accelerate, a configuration file": "fsdp fsdp_config deepspeed parallelism_config", "give model and dtype": "model_init_kwargs",
+    "a run logs each step": "logging_steps logging_strategy logging_first_step disable_tqdm",
+    "a run answers the held-out samples before and after": "do_train do_eval do_predict eval_strategy eval_steps eval_delay eval_on_start "
+    "per_device_eval_batch_size num_generations_eval load_best_model_at_end metric_for_best_model greater_is_better",
+    "a run stays in its folder": "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision",
+}  # fmt: skip
+
+
+@cache
+def setting_types() -> dict[str, Any]:  # name -> type
+    "The settings that can be given by name."
+    return {name: kind for name, kind in typing.get_type_hints(TrainSettings).items() if name != "options"}
+
+
+def read_changes(
+    options: str | Mapping[str, Any],  # as "loss_type=dr_grpo epsilon_high=0.28 steps=20"
+) -> dict[str, Any]:  # name -> value of its type
+    "Settings and fields of `VideoGRPOConfig`. Raises `ValueError` for one that does not exist, has another type, or that a run decides itself."
+    given = read_options(options)
+    for instead, names in _DECIDED.items():
+        if decided := sorted(set(names.split()) & set(given)):
+            raise ValueError(f"{', '.join(decided)} cannot be an option of a run: {instead}")
+    return read_named(given, {**typing.get_type_hints(VideoGRPOConfig), **setting_types()}, what="option")
+
+# %% ../nbs/53_runs.ipynb #d63e8b37
 _UNSET = {"warm_steps": -1, "beta": -1, "prefetch": -1}  # where 0 means something
 
 
 def settings_of(
-    parameters: dict[str, Any],  # of train.ipynb, or of a recipe for it; names that are no settings are left out
+    parameters: Mapping[str, Any],  # of train.ipynb, or of a recipe for it; names that are no settings are left out
 ) -> TrainSettings:
-    "The settings that a notebook's parameters ask for. Raises `ValueError` as `train_settings`, or for what is no number."
-    known = {entry.name: type(entry.default) for entry in fields(TrainSettings)}
-    given = {name: value for name, value in parameters.items() if name in known and value not in ("", None, _UNSET.get(name, 0))}
-    for name, value in given.items():
-        if known[name] in (int, float) and not isinstance(value, bool):
-            try:
-                given[name] = known[name](value)  # YAML reads 1e-6, without a dot, as a text
-            except ValueError as error:
-                raise ValueError(f"{name} should be a number, not {value!r}") from error
-    return train_settings(parameters.get("preset") or "demo", **given)
+    "The settings that a notebook's parameters ask for. Raises `ValueError` as `train_settings` and `read_changes`."
+    kinds = setting_types()
+    given = read_named({name: value for name, value in parameters.items() if name in kinds and value is not None}, kinds)
+    given = {name: value for name, value in given.items() if value not in ("", None, _UNSET.get(name, 0))}
+    more = read_changes(parameters.get("options") or "")
+    if twice := sorted(set(given) & set(more)):
+        raise ValueError(f"{', '.join(twice)} stands by itself and among the options; leave one out")
+    given |= {name: value for name, value in more.items() if name in kinds}
+    return train_settings(parameters.get("preset") or "demo", **given, options={name: value for name, value in more.items() if name not in kinds})
+
+# %% ../nbs/53_runs.ipynb #edb135d8
+def changed_settings(
+    settings: TrainSettings,
+    preset: str,
+) -> dict[str, list[Any]]:  # setting or option -> [the preset's value, this one]
+    "What a run does otherwise than its preset."
+    usual = PRESETS[preset]
+    found = {one.name: [getattr(usual, one.name), getattr(settings, one.name)] for one in fields(settings) if one.name != "options"}
+    if settings.options:
+        config = {"demo": VideoGRPOConfig.demo, "paper": VideoGRPOConfig.paper}[settings.grpo]("", use_cpu=True, report_to="tensorboard")
+        found |= {name: [getattr(config, name), value] for name, value in settings.options.items()}
+    return {name: values for name, values in found.items() if values[0] != values[1]}
 
 # %% ../nbs/53_runs.ipynb #5849d2c7
 def write_whole(
@@ -226,10 +288,16 @@ class Run:
         **more: Any,  # further JSON values for config.json
     ) -> Run:
         """Makes the folder, takes it for this process and writes config.json and environment.json. Raises `OSError` when nothing can be
-        written there, `ValueError` when it holds a run with other settings or this machine lacks the GPU that they want, `RuntimeError` when another process is at work on it."""
+        written there, `ValueError` when it holds a run with other settings, when options cannot work or this machine lacks the GPU that they want, `ImportError` when
+        a package or a reward is missing, `RuntimeError` when another process is at work on it."""
         run, config = cls(Path(folder)), {**asdict(settings), "seed": seed, **more}
+        if settings.reward:
+            load_rewards(settings.reward)
+            config["reward_source"] = reward_sources(settings.reward)
         if not run.path("results.json").exists():
             check_device(settings)
+            if settings.options:
+                check_options(run, settings, seed)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             new = claim_run(run.folder)
@@ -258,7 +326,7 @@ class Run:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(other)}); choose another output_dir, or resume=False to replace that run")
 
     def _clear(self) -> None:
-        for name in _PARTS:
+        for name in (*_PARTS, "wandb", "trackio"):
             shutil.rmtree(self.path(name), ignore_errors=True)
         for path in (self.log_path, self.rollouts_path, self.path("results.json"), self.path("config.json")):
             path.unlink(missing_ok=True)
@@ -539,7 +607,36 @@ def grpo_config(
         "save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 2, "dataloader_num_workers": settings.prefetch, "report_to": "tensorboard",
         "seed": seed, "disable_tqdm": True, "use_cpu": on_cpu(settings),
     }  # fmt: skip
-    return make(str(run.path("checkpoints")), **{**dials, **changes})
+    return make(str(run.path("checkpoints")), **{**dials, **settings.options, **changes})
+
+# %% ../nbs/53_runs.ipynb #f89c78e2
+_REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "none": ""}  # value of report_to -> package that it needs
+_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")  # that TRL knows
+
+
+def _check_reports(settings: TrainSettings) -> None:
+    "Raises `ValueError` for another place of the curves than there are, `ImportError` for a package that is not installed."
+    wanted = settings.options.get("report_to") or "none"
+    for name in wanted.split(",") if isinstance(wanted, str) else wanted:
+        if name not in _REPORTS:
+            raise ValueError(f"no report_to {name!r}; choose from {', '.join(_REPORTS)}")
+        if _REPORTS[name] and importlib.util.find_spec(_REPORTS[name]) is None:
+            raise ImportError(f"report_to={name} needs a package that is not installed: pip install {_REPORTS[name]}")
+
+
+def check_options(
+    run: Run,
+    settings: TrainSettings,
+    seed: int,
+) -> None:
+    "Raises `ValueError` for options that cannot work together, `ImportError` for a package that one of them needs."
+    _check_reports(settings)
+    if (loss := settings.options.get("loss_type", _LOSSES[0])) not in _LOSSES:
+        raise ValueError(f"no loss_type {loss!r}; choose from {', '.join(_LOSSES)}")
+    try:
+        _check_settings(grpo_config(run, settings, seed))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"options {options_text(settings.options)}: {error}") from error
 
 # %% ../nbs/53_runs.ipynb #4f1c8980
 def adapters(settings: TrainSettings) -> Any:  # a `peft.LoraConfig`, or None where all weights are trained
@@ -604,14 +701,32 @@ def hours_line(
 
 # %% ../nbs/53_runs.ipynb #6d8050d0
 @contextlib.contextmanager
-def _tensorboard(folder: Path) -> Iterator[None]:
-    "TensorBoard's folder, which transformers takes from the environment."
-    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+def _curves_in(run: Run) -> Iterator[None]:
+    "Where the curves go, which is read from the environment; what the user has set there stays."
+    folder = str(run.folder.resolve())
+    usual = {"WANDB_MODE": "offline", "WANDB_DIR": folder, "TRACKIO_DIR": f"{folder}/trackio"}
+    ours = {"TENSORBOARD_LOGGING_DIR": str(run.path("tensorboard")), **{name: value for name, value in usual.items() if name not in os.environ}}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        os.environ.pop("TENSORBOARD_LOGGING_DIR") if before is None else os.environ.update(TENSORBOARD_LOGGING_DIR=before)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+# %% ../nbs/53_runs.ipynb #54e85e35
+def _rewards_of(
+    settings: TrainSettings,
+    reward: Callable | Sequence[Callable] | None,
+) -> tuple[list[Callable], list[float] | None]:  # functions, and their weights
+    "What a run trains with."
+    if reward is not None:
+        given = [reward] if callable(reward) else [*reward]
+        names = [getattr(one, "__name__", type(one).__name__) for one in given]
+        return [RewardFunction(name if names.count(name) == 1 else f"{name}-{place}", one) for place, (name, one) in enumerate(zip(names, given))], None
+    if settings.reward:
+        return load_rewards(settings.reward)
+    return [make_reward(strict=settings.strict, parse=settings.parse)], None
 
 # %% ../nbs/53_runs.ipynb #2aa181d7
 def train_policy(
@@ -621,21 +736,22 @@ def train_policy(
     settings: TrainSettings,
     seed: int,
     progress: bool = True,
+    reward: Callable | Sequence[Callable] | None = None,  # functions in TRL's form; None: those of the settings, or the tasks' own
     **changes: Any,  # further fields of `VideoGRPOConfig`
 ) -> Policy:  # the trained policy
     "Runs GRPO, from the run's last checkpoint if there is one, and keeps the trained policy as checkpoint `final`."
     final = run.path("checkpoints", "final")
     if final.exists():
         return load_policy(final, dtype=policy.model.dtype, device=policy.device)
-    reward = make_reward(strict=settings.strict, parse=settings.parse)
-    config = grpo_config(run, settings, seed, **changes)
+    rewards, weights = _rewards_of(settings, reward)
+    config = grpo_config(run, settings, seed, **{"reward_weights": weights, **changes})
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
     rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
     rungs = run.read_json("samples/rungs.json") if settings.adaptive else None
     curriculum = curriculum_of(train, rungs or [], settings.adaptive, settings.strict) if settings.adaptive else None
-    with _tensorboard(run.path("tensorboard")):
+    with _curves_in(run):
         trainer = VideoGRPOTrainer(
-            policy, reward, config, to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts], peft_config=adapters(settings),
+            policy, rewards, config, to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts], peft_config=adapters(settings),
             curriculum=curriculum,
         )  # fmt: skip
         rollouts.trainer = trainer
@@ -762,6 +878,8 @@ def draw_run(
     floors = {task: line["blind"] for task, line in found["tasks"].items() if line["blind"] is not None}
     low_level = {task: line["low_level"] for task, line in found["tasks"].items() if line.get("low_level") is not None}
     rows, figures = run.log_rows(), []
+    if (run.read_json("config.json") or {}).get("reward"):
+        floors, low_level = {}, {}  # they are of the tasks' own rewards
     if rows:
         figures.append(run.draw("reward", reward_curve(rows, floors, low_level)))
     return [*figures, run.draw("before-after", before_after(found))]
