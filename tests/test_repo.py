@@ -18,7 +18,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "versions", "video", "demo", "show", "settings", "tasks", "rewards", "own_rewards", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "records",
+    "versions", "video", "demo", "show", "settings", "tasks", "rewards", "answers", "own_rewards", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "records",
     "backends", "viubench", "evaluate", "runs", "launch", "sweep", "first_gpu",
     "benchmarks", "viewers",
 ]  # fmt: skip
@@ -268,7 +268,7 @@ def test_imports_are_declared():
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module.split(".")[0])
     comes_with = {"PIL": "pillow", "yaml": "pyyaml", "tokenizers": "transformers", "safetensors": "transformers", "huggingface_hub": "transformers", "IPython": "ipykernel"}
-    optional = {"torchcodec", "peft", "vllm", "bitsandbytes", "httpx", "ray"}
+    optional = {"torchcodec", "peft", "vllm", "bitsandbytes", "httpx", "ray", "rouge_score"}
     needed = {comes_with.get(name, name) for name in modules - set(sys.stdlib_module_names) - optional - {"videossr"}}
     assert needed <= declared
 

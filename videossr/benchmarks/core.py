@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..answers import LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
 from ..records import Record, metric_interval, sample_id
@@ -28,18 +29,14 @@ from ..rewards import answer_of, temporal_iou
 from ..tasks import Sample
 
 # %% auto #0
-__all__ = ['LETTERS', 'PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
-           'LENIENT_CHOICE', 'BENCHMARKS', 'Item', 'without_letter', 'split_options', 'index_of', 'lettered',
-           'with_options', 'paper_choice', 'paper_grounding', 'mean_grade', 'is_right', 'Scorer', 'begin_alike',
-           'first_character', 'first_letter', 'read_choice', 'first_range', 'best_tiou', 'recall_at', 'pairs_right',
-           'mean_over', 'Note', 'as_list', 'Source', 'choice', 'inline_choice', 'Benchmark', 'register_benchmark',
-           'find_benchmark', 'Questions', 'load_benchmark', 'write_rows', 'make_example', 'benchmark_card', 'Graded',
-           'score_benchmark', 'blind_scores']
+__all__ = ['PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
+           'LENIENT_CHOICE', 'BENCHMARKS', 'Item', 'lettered', 'with_options', 'paper_choice', 'paper_grounding',
+           'mean_grade', 'is_right', 'Scorer', 'begin_alike', 'first_character', 'first_letter', 'read_choice',
+           'first_range', 'best_tiou', 'recall_at', 'pairs_right', 'mean_over', 'Note', 'as_list', 'Source', 'choice',
+           'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark', 'Questions', 'load_benchmark',
+           'write_rows', 'make_example', 'benchmark_card', 'Graded', 'score_benchmark', 'blind_scores']
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #54b247d2
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
 @dataclass(frozen=True)
 class Item:
     "One question of a public benchmark, whatever its files look like."
@@ -63,46 +60,6 @@ class Item:
         if isinstance(self.answer[0], int):
             return ",".join(map(str, self.answer))
         return "; ".join(f"{start:g} - {end:g}" for start, end in self.answer)
-
-# %% ../../nbs/55_benchmarks/00_core.ipynb #f957816b
-_LETTERED = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(.*)$", re.DOTALL)
-
-
-def without_letter(
-    option: str,  # e.g. "B. a kite"
-) -> str:  # "a kite"
-    "An option's text; what has no letter stays as it is."
-    found = _LETTERED.match(option)
-    return (found[3] if found else option).strip()
-
-
-def split_options(
-    text: str,  # a question with its options on lines of their own, "A. ...", "A) ..." or "(A) ..."
-) -> tuple[str, tuple[str, ...]]:  # stem, texts of the options
-    "Stem and options of a question that holds both; no options where the letters do not run from A."
-    lines = text.strip().split("\n")
-    starts = [number for number, line in enumerate(lines) if _LETTERED.match(line)]
-    letters = [next(filter(None, _LETTERED.match(lines[number]).groups()[:2])) for number in starts]
-    if len(starts) < 2 or letters != list(LETTERS[: len(starts)]):
-        return text.strip(), ()
-    ends = [*starts[1:], len(lines)]
-    options = tuple(without_letter("\n".join(lines[start:end])) for start, end in zip(starts, ends, strict=True))
-    return "\n".join(lines[: starts[0]]).strip(), options
-
-
-def index_of(
-    answer: str,  # "C", "(C)", "C. text", or the text of an option
-    options: Sequence[str],  # texts without letters
-) -> int:
-    "The index of the right option. Raises `ValueError` where the answer is none of them."
-    plain = answer.strip()
-    texts = [option.strip() for option in options]
-    if plain in texts:
-        return texts.index(plain)
-    letter = re.fullmatch(r"\(?([A-Z])\)?(?:[.):]\s*(.*))?", plain, re.DOTALL)
-    if letter and LETTERS.index(letter[1]) < len(texts):
-        return LETTERS.index(letter[1])
-    raise ValueError(f"the answer {answer!r} is none of the {len(texts)} options")
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #b7a36880
 PAPER_SUFFIX = "Answer with the option letter directly."
@@ -399,9 +356,7 @@ def choice(
     **more: Any,  # further fields of `Item`
 ) -> Item:
     "An item with lettered options, which is what most sets have."
-    own = [_LETTERED.match(option) for option in options]
-    runs = all(own) and [found[1] or found[2] for found in own] == list(LETTERS[: len(own)])  # "(A) and (B)" may be an option's text
-    texts = tuple(without_letter(option) if runs else option.strip() for option in options)
+    texts = option_texts(options)
     place = answer if isinstance(answer, int) else index_of(answer, texts)
     labels = tuple(LETTERS[: len(texts)])
     return Item(id, (videos,) if isinstance(videos, str) else tuple(videos), question.strip(), place, texts, labels, **more)

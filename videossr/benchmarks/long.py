@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..answers import LETTERS
 from videossr.benchmarks.core import (
     LENIENT_CHOICE,
-    LETTERS,
     PAPER_CHOICE,
     Benchmark,
     Item,

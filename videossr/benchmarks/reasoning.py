@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..answers import LETTERS, split_options, without_letter
 from videossr.benchmarks.core import (
     LEAD_INS,
     LENIENT_CHOICE,
-    LETTERS,
     PAPER_CHOICE,
     Benchmark,
     Item,
@@ -32,9 +32,7 @@ from videossr.benchmarks.core import (
     mean_over,
     paper_choice,
     register_benchmark,
-    split_options,
     with_options,
-    without_letter,
 )
 from ..rewards import answer_of
 
