@@ -134,20 +134,25 @@ _LETTER = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[{]\s*([A-Za-z])\s*[)\]}]|
 _OTHER_LETTER = re.compile(r"(?<![\w'’])[A-Z](?![\w'’])")
 
 
+def _again(rest: str, letter: str, options: Sequence[str]) -> bool:
+    "Whether what stands behind a letter names another option."
+    said = plain_text(rest)
+    if said and any(said == plain_text(option) for option in options):
+        return said != plain_text(options[LETTERS.index(letter)])
+    # "A kite" begins with an article and "I think" with a word
+    others = {one[0] for one in _OTHER_LETTER.finditer(rest) if not (one[0] in "AI" and re.match(r"\s+[a-z]", rest[one.end() :]))}
+    return bool((others - {letter}) & set(LETTERS[: len(options) or None]))
+
+
 def _place_option(place: str, options: Sequence[str]) -> str | None:
     "The letter that one place names."
     place = re.sub(r"[*`\"$]", "", place).strip()
     found = _LETTER.match(place)
-    if found and (found[1] or found[3] is not None):
+    if found and (found[1] or found[3] is not None) and place.casefold() not in {option.casefold() for option in options}:
         letter, rest = (found[1] or found[2]), found[4].strip().strip(".")
-        known = letter.upper() in LETTERS[: len(options) or None]
-        own = options[LETTERS.index(letter.upper())] if options and known else None
-        if known and own and plain_text(rest) == plain_text(own):
-            return letter.upper()
-        others = {plain_text(option) for option in options} | {plain_text(option) for option in option_texts(options)}
-        if known and (letter.isupper() or found[1] or not rest) and plain_text(rest) not in others - {""}:
-            again = {one[0] for one in _OTHER_LETTER.finditer(rest) if not (one[0] in "AI" and re.match(r"\s+[a-z]", rest[one.end() :]))} - {letter.upper()}
-            return None if again & set(LETTERS[: len(options) or None]) else letter.upper()
+        if letter.upper() not in LETTERS[: len(options) or None] or _again(rest, letter.upper(), options):
+            return None
+        return letter.upper() if letter.isupper() or found[1] or not rest else None
     said = {plain_text(place), plain_text(re.sub(r"^(?:it is|it's|it was)\s+", "", place, flags=re.I))}
     same = [letter for letter, option in zip(LETTERS, options, strict=False) if option and plain_text(option) in said]
     return same[0] if len(same) == 1 else None
