@@ -15,7 +15,7 @@ from videossr.data.export import export_easyr1, export_swift, export_verl
 from videossr.data.load import load_samples
 from videossr.data.sources import FORMS, RowError, find_form, load_rows, row_files, split_rows
 from videossr.demo import demo_videos
-from videossr.tasks import video_key
+from videossr.tasks.core import video_key
 
 OPTIONS = ["A. stirring", "B. slicing", "C. waiting"]
 
@@ -172,7 +172,7 @@ BAD = {
     "outside and not there": ({**GOOD, "video": "../../../gone.mp4"}, "the file is not there"),
     "absolute and not there": ({**GOOD, "video": "/nowhere/gone.mp4"}, "the file is not there"),
     "an address": ({**GOOD, "video": "https://example.org/a.mp4"}, "an address is not fetched"),
-    "NUL": ({**GOOD, "video": "a\0.mp4"}, "the file is no path"),
+    "NUL": ({**GOOD, "video": "a\0.mp4"}, "the file is not there"),
     "a path too long": ({**GOOD, "video": "a" * 5000}, "the file is not there"),
     "no path": ({**GOOD, "video": 7}, "column 'videos' is 7: it should be a path"),
     "bytes": ({**GOOD, "image": {"bytes": "x", "path": None}}, "bytes inside of the row"),
@@ -380,7 +380,6 @@ def test_rows_that_share_one_of_two_videos_stay_together(media):
 
 
 def test_frames_of_one_video_stay_together(exported):
-    "Questions about one video share frames, whose bytes are the same."
-    samples, back = exported
+    back = exported[1]
     train, held = split_rows(back["verl"], 0.34, near_duplicates=False)
     assert not set(row["extra_info"]["video_id"] for row in train) & set(row["extra_info"]["video_id"] for row in held)

@@ -157,7 +157,7 @@ def _as_list(value: Any, column: str) -> list[Any]:
             raise RowError("it begins as a list and is none", column, value) from error
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
-# %% ../../nbs/30_data/05_sources.ipynb #09c7db8c
+# %% ../../nbs/30_data/05_sources.ipynb #1d78f4f3
 @dataclass
 class _Files:
     "Finds the files that rows name."
@@ -181,11 +181,8 @@ class _Files:
         if re.match(r"[a-z][a-z0-9+.-]*://", item, re.I):
             raise RowError("an address is not fetched; download the file and name its path", column, item)
         path = os.path.abspath(os.path.join(self.folder, item))
-        try:
-            there, other = os.path.isfile(path), "a folder" if os.path.isdir(path) else "not there"
-        except ValueError:  # a NUL in the path
-            there, other = False, "no path"
-        if not there:
+        if not os.path.isfile(path):
+            other = "a folder" if os.path.isdir(path) else "not there"
             raise RowError(f"the file is {other} (paths count from {self.folder}; `videos` names another folder)", column, item)
         return path
 
@@ -450,13 +447,13 @@ def plain_row(
         **{name: None if isinstance(value, float) and math.isnan(value) else value for name, value in rest.items()},
     }  # fmt: skip
 
-# %% ../../nbs/30_data/05_sources.ipynb #f9982939
+# %% ../../nbs/30_data/05_sources.ipynb #1152d5a4
 def _kind(value: Any) -> Any:
     "What a column must have in common to be stored as it is."
     if isinstance(value, Mapping):
         return tuple(sorted((str(key), _kind(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
-        return ("list", tuple(sorted({str(_kind(item)) for item in value})))
+        return ("list", tuple(sorted({str(_kind(item)) for item in value if item is not None and item != []})))
     return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
 
 
@@ -522,7 +519,7 @@ def _tables(place: str | Path, split: str) -> Iterator[tuple[str, Path, Iterator
     else:
         raise FileNotFoundError(f"no rows at {place}; give a {', '.join(READERS)} file, a folder of these, a datasets folder or a name on the Hub (owner/name)")
 
-# %% ../../nbs/30_data/05_sources.ipynb #e4b8c130
+# %% ../../nbs/30_data/05_sources.ipynb #b7664f4f
 def _mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     "The row with new names. Raises `RowError` for a column that is not there."
     for old in columns.values():
@@ -542,8 +539,9 @@ def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], co
         try:
             row = _mapped(row, columns)
             if known == "auto":
-                known = find_form([key for key, value in row.items() if value is not None])
-            yield plain_row(row, known, files, os.path.basename(name))
+                held = [key for key, value in row.items() if value is not None]
+                known = find_form(held if any(set(one.keys) <= set(held) for one in FORMS.values()) else list(row))
+            yield plain_row(row, known, files, os.path.basename(name) if os.path.exists(name) else name)
         except RowError as error:
             raise error.at(place) from error
         except ValueError as error:
@@ -577,15 +575,22 @@ def load_rows(
         raise ValueError(f"{place} holds no rows")
     return Dataset(InMemoryTable(_table(rows)))
 
-# %% ../../nbs/30_data/05_sources.ipynb #ba1a0cb6
+# %% ../../nbs/30_data/05_sources.ipynb #30e42f48
+def _shown_paths(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:  # videos; frames and images
+    "The files of a plain row."
+    videos = [item for name in ("video", "videos") for item in _as_list(row.get(name), name)]
+    frames = [frame for item in videos if isinstance(item, list) for frame in item]
+    return [item for item in videos if isinstance(item, str)], frames + [item for name in ("image", "images") for item in _as_list(row.get(name), name)]
+
+
 def _row_keys(row: Mapping[str, Any], known: dict[str, str]) -> list[str]:
-    "Fingerprints of what a row shows, or of its prompt where it shows nothing."
-    paths = [frame for name in ("video", "videos", "image", "images") for item in _as_list(row.get(name), name) for frame in (item if isinstance(item, list) else [item])]
-    for path in paths:
-        if path not in known:
-            known[path] = video_key(path)
+    "Fingerprints of what a row shows, and the name of the video that its frames are of; of its prompt where it shows nothing."
+    paths = sum(_shown_paths(row), [])
+    known |= {path: video_key(path) for path in paths if path not in known}
+    extra = row.get("extra_info")
+    named = [f"video {extra['video_id']}"] if isinstance(extra, Mapping) and extra.get("video_id") else []
     text = json.dumps(row["prompt"], sort_keys=True)
-    return [known[path] for path in paths] or [hashlib.blake2b(text.encode(), digest_size=10).hexdigest()]
+    return [*(known[path] for path in paths), *named] or [hashlib.blake2b(text.encode(), digest_size=10).hexdigest()]
 
 
 def split_rows(
@@ -604,7 +609,7 @@ def split_rows(
             sets.join(row[0], other)
     if near_duplicates:
         first: dict[str, str] = {}
-        for path, group in find_groups(known).items():
+        for path, group in find_groups({path for row in dataset for path in _shown_paths(row)[0]}).items():
             sets.join(known[path], first.setdefault(group, known[path]))
     root = {key: sets.root(key) for row in keys for key in row}
     held = set(split_keys(root, share, seed, root)[1])
