@@ -10,11 +10,22 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
+from videossr.answers import reward_by_name
 from videossr.data.build import build_dataset
 from videossr.data.export import export_easyr1, export_swift, export_verl
 from videossr.data.load import load_samples
-from videossr.data.sources import FORMS, RowError, find_form, load_rows, row_files, split_rows
+from videossr.data.sources import (
+    FORMS,
+    RowError,
+    find_form,
+    load_rows,
+    row_files,
+    split_rows,
+)
 from videossr.demo import demo_videos
+from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer
+from videossr.policy import tiny_policy
+from videossr.rows import View, encode_row
 from videossr.tasks.core import video_key
 
 OPTIONS = ["A. stirring", "B. slicing", "C. waiting"]
@@ -383,3 +394,39 @@ def test_frames_of_one_video_stay_together(exported):
     back = exported[1]
     train, held = split_rows(back["verl"], 0.34, near_duplicates=False)
     assert not set(row["extra_info"]["video_id"] for row in train) & set(row["extra_info"]["video_id"] for row in held)
+
+
+def step(rows, folder, reward):
+    "One step of GRPO on rows; the trainer's log."
+    settings = {"max_steps": 1, "num_generations": 2, "per_device_train_batch_size": 2 * len(rows), "max_completion_length": 4, "n_frames": 2, "disable_tqdm": True, "logging_steps": 1}
+    trainer = VideoGRPOTrainer(tiny_policy(0), reward, VideoGRPOConfig.demo(str(folder), **settings), rows)
+    trainer.train()
+    return trainer.state.log_history[0]
+
+
+def test_all_forms_are_trained_in_one_set(media, tmp_path):
+    seen = {}
+
+    def spy(completions, answer, **columns):
+        seen.update(zip(answer, columns["source"], strict=True))
+        return reward_by_name("exact")(completions, answer, **columns)
+
+    for number, (row, _) in enumerate(fixtures().values()):
+        write(tmp_path / f"{number:02d}.jsonl", [row])
+    rows = load_rows(tmp_path, videos=media)
+    log = step(rows, tmp_path / "run", spy)
+    assert seen == dict(zip(rows["answer"], rows["source"], strict=True))
+    assert {"reward/kitchen", "reward/multiple choice"} <= set(log)
+
+
+def test_places_reach_the_policy(media, tmp_path):
+    "A picture stands where the text has its place."
+    made = load_rows(write(tmp_path / "set.jsonl", [fixtures()["easyr1, places"][0]]), videos=media)
+    policy = tiny_policy(0)
+    text = policy.tokenizer.decode(encode_row(policy, made[0], View()).input_ids)
+    assert [text.index(word) < text.index("<|image_pad|>") for word in ("First", "changed")] == [True, False]
+    assert text.count("<|vision_start|>") == 2
+
+
+def test_lists_of_frames_are_trained(exported, tmp_path):
+    step(exported[1]["verl"].select(range(2)), tmp_path / "run", reward_by_name("exact"))

@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from .rewards import _DOUBTED, _WORDS, RewardError, _plain, _regions, _spans_between, answer_of, completion_text, parse_interval, temporal_iou
+from .rewards import (
+    _DOUBTED,
+    _WORDS,
+    RewardError,
+    _plain,
+    _regions,
+    _spans_between,
+    answer_of,
+    completion_text,
+    parse_interval,
+    temporal_iou,
+)
 
 # %% auto #0
 __all__ = ['LETTERS', 'TASK_REWARDS', 'ANSWER_REWARDS', 'without_letter', 'option_texts', 'split_options', 'index_of',
