@@ -242,3 +242,9 @@ def test_floor_of_any_function():
 def test_places():
     assert answer_places("I see a cat.\n\nThe answer is a kite.\nIt flies.") == ["a kite"]
     assert answer_places("The answer is a kite.", cues=False) == ["The answer is a kite."]
+
+
+@pytest.mark.parametrize("answer", ["B", "(B)", "B.", "B. a kite", "a kite", "A kite.", "Answer: (B) a kite."])
+def test_the_truth_in_every_usual_form(answer):
+    assert choice_reward(["B", "A"], [answer] * 2, [OPTIONS] * 2) == [1.0, 0.0]
+    assert answer_floor([{"answer": answer, "options": OPTIONS}], "choice")[""]["letter"] == "B"

@@ -430,3 +430,11 @@ def test_places_reach_the_policy(media, tmp_path):
 
 def test_lists_of_frames_are_trained(exported, tmp_path):
     step(exported[1]["verl"].select(range(2)), tmp_path / "run", reward_by_name("exact"))
+
+
+@pytest.mark.parametrize("problem, added", [("How many?", True), ("How many of 123?", True), ("How many?\nA. 1\nB. 2\nC. 3", False), ("How many? (A) 1 (B) 2 (C) 3", False), ("How many?\nA) 1\nB) 2", True)])
+def test_options_are_shown_once(problem, added, media, tmp_path):
+    row = {**R1, "problem": problem, "options": ["1", "2", "3"]}
+    [made] = load_rows(write(tmp_path / "set.jsonl", [row]), videos=media)
+    assert made["prompt"] == problem + "\nA. 1\nB. 2\nC. 3" * added
+    assert made["options"] == ["A. 1", "B. 2", "C. 3"]

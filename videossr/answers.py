@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .rewards import (
+from videossr.rewards import (
     _DOUBTED,
     _WORDS,
     RewardError,
@@ -187,12 +187,19 @@ def choice_reward(
     return _score_rows("choice", _score_choice, completions, answer, options)
 
 
+def _true_letter(answer: str, texts: Sequence[str]) -> str:
+    "The letter of the right option. Raises `ValueError` where the answer names none."
+    if texts and answer.strip() in texts:
+        return LETTERS[texts.index(answer.strip())]
+    letter = read_option(answer, texts)
+    if letter is None:
+        raise ValueError(f"the answer {answer!r:.80} is none of the {len(texts)} options" if texts else f"the answer {answer!r:.80} is no option letter, and the row has no options")
+    return letter
+
+
 def _score_choice(reply: str, answer: str, options: Any) -> float:
     texts = row_options(options)
-    if texts:
-        truth = LETTERS[index_of(answer, texts)]
-    elif (truth := _place_option(answer, ())) is None:
-        raise ValueError(f"the answer {answer!r:.80} is no option letter, and the row has no options")
+    truth = _true_letter(answer, texts)
     return float(read_option(reply, texts) == truth)
 
 # %% ../nbs/21_answers.ipynb #4b77506d
@@ -397,7 +404,7 @@ def _guesses(rows: Sequence[Mapping[str, Any]], most: int) -> list[str]:
     options = [row_options(row.get("options")) for row in rows]
     bare = [answer.strip(" ().:") for answer in answers]
     letters = max([*map(len, options), *(LETTERS.find(one) + 1 for one in bare if len(one) == 1)])
-    texts = [text for text, _ in Counter(one[index_of(row["answer"], one)] for row, one in zip(rows, options) if one).most_common(most)]
+    texts = [text for text, _ in Counter(one[LETTERS.index(_true_letter(row["answer"], one))] for row, one in zip(rows, options) if one).most_common(most)]
     spans = [parse_interval(answer, parse="lenient") for answer in answers]
     between = []
     if None not in spans and spans:

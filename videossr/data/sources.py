@@ -285,7 +285,8 @@ def _with_options(row: dict[str, Any], text: str) -> str:
         row.pop("options", None)
         return text
     row["options"] = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return text if all(option in text for option in options) else "\n".join([text.rstrip(), *row["options"]])
+    there = all(re.search(rf"(?<!\w){letter}[.):]*\s+{re.escape(option)}", text) for letter, option in zip(LETTERS, options, strict=False))
+    return text if there else "\n".join([text.rstrip(), *row["options"]])
 
 
 def _plain(row: dict[str, Any]) -> _Half:
