@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from videossr.answers import reward_by_name
@@ -154,7 +156,7 @@ def test_one_form_in_the_whole_set(media, tmp_path):
     assert [more and json.loads(more) for more in made["more"]] == [None, {"a": 1}, {"b": 1}]
 
 
-@pytest.mark.parametrize("value, kept", [(2**70, str(2**70)), ([1, "a"], '[1, "a"]'), ([[1], []], [[1], []]), ("x", "x"), (True, True), (None, None)])
+@pytest.mark.parametrize("value, kept", [(2**70, str(2**70)), ([1, "a"], '[1, "a"]'), ([[1], []], [[1], []]), ("x", "x"), (True, True), (None, None), ({}, "{}"), ({"a": 1}, {"a": 1})])
 def test_odd_columns(value, kept, media, tmp_path):
     made = load_rows(write(tmp_path / "set.jsonl", [{"prompt": "?", "answer": "1", "odd": value}, {"prompt": "?", "answer": "1", "odd": value}]))
     assert made["odd"] == [kept, kept]
@@ -210,6 +212,9 @@ BAD = {
     "no solution": ({**SWIFT, "solution": None}, "column 'solution': there is none"),
     "two answers": ({**SWIFT, "answer": "4"}, "column 'answer' is '4'"),
     "no truth": ({**VERL, "reward_model": {"style": "rule", "ground_truth": None}}, "there is no ground_truth"),
+    "a list in a list": ({**GOOD, "video": None, "images": [["0.png"]]}, "a list inside of the list"),
+    "no frames": ({**VERL, "videos": [{"video": []}]}, "of at least one frame"),
+    "no rate": ({**VERL, "videos": [{"video": ["0.png"], "sample_fps": 0}]}, "sample_fps should be a number"),
     "no model": ({**VERL, "reward_model": "rule"}, "column 'reward_model' is 'rule'"),
     "no reply": ({**LLAVA, "conversations": LLAVA["conversations"][:1]}, "it should end with the answer of 'gpt'"),
     "no object": (["What?"], "a row is an object with named columns"),
@@ -229,6 +234,7 @@ def test_a_bad_row_is_named(name, media, tmp_path):
 
 @pytest.mark.parametrize("content, message", [
     (b'{"prompt": "a"\n', "row 1: not JSON"), (b'\n\n{"prompt": "\xff"}\n', "row 3: not UTF-8: byte 0xff at position 12"), (b"[" * 100_000 + b"\n", "row 1: not JSON"), (b"\x00\x01\n", "row 1: not"), (b"\n", "holds no rows"),
+    (b'{"prompt": "\\ud800", "answer": "1"}\n', "row 1: not JSON .*surrogates not allowed"), (b'{"prompt": "\\uD83D", "answer": "1"}\n', "row 1: not JSON .*surrogates not allowed"),
 ])  # fmt: skip
 def test_broken_lines(content, message, tmp_path):
     (tmp_path / "set.jsonl").write_bytes(content)
@@ -438,3 +444,23 @@ def test_options_are_shown_once(problem, added, media, tmp_path):
     [made] = load_rows(write(tmp_path / "set.jsonl", [row]), videos=media)
     assert made["prompt"] == problem + "\nA. 1\nB. 2\nC. 3" * added
     assert made["options"] == ["A. 1", "B. 2", "C. 3"]
+
+
+JUNK = st.sampled_from([
+    None, "", 0, -1, 1.5, True, float("nan"), float("inf"), 10**40, "a.mp4", ["a.mp4"], [["0.png"]], [[]], {}, [], [None], [{}], {"path": "a.mp4"}, {"a": {"b": [1, "x"]}}, "<video>", "<image>x", "[", "[1]", '{"A": 1}',
+    {"role": "user"}, [{"role": "user", "content": None}], [{"role": "user", "content": [None]}], [{"role": "user", "content": [{"type": []}]}], [{"role": [], "content": "x"}], [{"from": "human", "value": 3}],
+    [{"video": None}], [{"video": {}}], [{"video": ["0.png"], "sample_fps": [1]}], [{"video": ["0.png", "1.png"], "sample_fps": 2}], {"ground_truth": {}}, {"style": 1, "ground_truth": "C", "x": []},
+])  # fmt: skip
+COLUMNS = ["prompt", "answer", "video", "videos", "image", "images", "options", "task", "source", "start", "end", "fps", "problem", "solution", "path", "data_type", "problem_type", "messages", "conversations", "reward_model", "extra_info", "note"]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted(fixtures())), junk=st.dictionaries(st.sampled_from(COLUMNS), JUNK, min_size=1, max_size=3))
+def test_a_garbled_row_is_read_or_named(name, junk, media, tmp_path):
+    path = write(tmp_path / "set.jsonl", [{**fixtures()[name][0], **junk}])
+    try:
+        rows = load_rows(path, videos=media)
+    except RowError as error:
+        assert str(error).startswith(f"{path}, row 1: ")
+    else:
+        assert len(rows) == 1 and isinstance(rows[0]["answer"], str) and rows[0]["answer"].strip() and rows[0]["prompt"]

@@ -73,7 +73,10 @@ def _take(row: dict[str, Any], column: str, kind: type | tuple[type, ...] = obje
 def _json_value(raw: bytes, place: str, first: bool) -> Any:
     "A JSON value from bytes. Raises `RowError`."
     try:
-        return json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+        value = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
+        if b"\\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates is no text that could be stored
+        return value
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: byte {raw[error.start]:#x} at position {error.start}; save the file as UTF-8", place=place) from error
     except (ValueError, RecursionError) as error:
@@ -163,6 +166,12 @@ class _Files:
     "Finds the files that rows name."
     folder: Path
     known: dict[str, str] = field(default_factory=dict)
+
+    def find_all(self, items: list[Any], column: str) -> list[Any]:
+        "Absolute paths, and lists of them for videos that are lists of frames. Raises `RowError`."
+        if any(isinstance(item, (list, tuple)) and (column != "videos" or not item) for item in items):
+            raise RowError("a list inside of the list; only a video may be a list, of at least one frame", column, items)
+        return [[self.find(frame, column) for frame in item] if isinstance(item, (list, tuple)) else self.find(item, column) for item in items]
 
     def find(self, item: Any, column: str) -> str:
         "The absolute path of a file. Raises `RowError`."
@@ -335,6 +344,14 @@ def _llava(row: dict[str, Any]) -> _Half:
     return talk[:-1], shown, talk[-1]["content"], "conversations"
 
 # %% ../../nbs/30_data/05_sources.ipynb #27317b33
+def _number(entry: Mapping[str, Any], name: str) -> float | None:
+    "A number that an entry of a video may have. Raises `RowError`."
+    value = entry.get(name)
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf and (value or name != "sample_fps")):
+        raise RowError(f"{name} should be a number", "videos", value)
+    return value
+
+
 def _verl(row: dict[str, Any]) -> _Half:
     shown, model = {kind: _as_list(row.pop(kind, None), kind) for kind in ("videos", "images")}, _take(row, "reward_model", Mapping, "an object with ground_truth")
     answer = model.get("ground_truth")
@@ -343,7 +360,7 @@ def _verl(row: dict[str, Any]) -> _Half:
     row["task"] = row.get("task") or row.get("data_source")
     entries = [entry for entry in shown["videos"] if isinstance(entry, Mapping)]
     if entries:
-        cuts = {column: {entry.get(name) for entry in entries} for column, name in (("start", "video_start"), ("end", "video_end"), ("fps", "sample_fps"))}
+        cuts = {column: {_number(entry, name) for entry in entries} for column, name in (("start", "video_start"), ("end", "video_end"), ("fps", "sample_fps"))}
         for column, values in cuts.items():
             if len(values) > 1:
                 raise RowError(f"the videos differ in {column}, and a row has one", "videos", sorted(map(str, values)))
@@ -436,10 +453,7 @@ def plain_row(
     for name in sorted(_TAKEN & set(rest)):
         if rest.pop(name) is not None:
             raise RowError("the row has it beside what its form has, or trainers use the name; map it to another by columns", name, row[name])
-    found = {
-        kind: [[files.find(frame, kind) for frame in item] if isinstance(item, (list, tuple)) else files.find(item, kind) for item in items]
-        for kind, items in shown.items()
-    }
+    found = {kind: files.find_all(items, kind) for kind, items in shown.items()}
     placed = _placed(prompt, {kind: len(found[f"{kind}s"]) for kind in ("video", "image")}, column)
     task, cut = rest.pop("task", None), _seconds(rest, len(found["videos"]))
     own = rest.pop("source", None)
@@ -452,7 +466,7 @@ def plain_row(
 def _kind(value: Any) -> Any:
     "What a column must have in common to be stored as it is."
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), _kind(item)) for key, item in value.items()))
+        return ("object", tuple(sorted((str(key), _kind(item)) for key, item in value.items())))
     if isinstance(value, (list, tuple)):
         return ("list", tuple(sorted({str(_kind(item)) for item in value if item is not None and item != []})))
     return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
@@ -461,7 +475,8 @@ def _kind(value: Any) -> Any:
 def _column(values: list[Any]) -> pa.Array:
     "Values as an Arrow array; as JSON text where they differ in type."
     kinds = {_kind(value) for value in values if value is not None}
-    if len(kinds - {("list", ())}) <= 1 and not any(isinstance(kind, tuple) and kind[0] == "list" and len(kind[1]) > 1 for kind in kinds):
+    mixed = any(kind[0] == "list" and len(kind[1]) > 1 or kind == ("object", ()) for kind in kinds)
+    if len(kinds - {("list", ())}) <= 1 and not mixed:
         try:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
