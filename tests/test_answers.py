@@ -1,4 +1,5 @@
 "Ready rewards: figures by hand, replies that say everything, and blind players against their floor."
+import itertools
 import json
 import math
 import time
@@ -33,6 +34,9 @@ PIECES = st.sampled_from([
     "A", "B", "C", "D", "(A)", "(B)", "b", "A.", "C)", "a cup", "a kite", "nothing", "A. a cup", "B. a cup", "The answer is ", "<answer>", "</answer>", r"\boxed{", "}", "<think>", "</think>",
     "or ", ", ", "not ", "\n", " ", "Option ", "?", "3", "4", "-", "1.5-3.5", "[2, 4]", ".", "yes", "no",
 ])  # fmt: skip
+ASKED = [{"answer": letter, "options": OPTIONS} for letter in "AABBBCD"] + [
+    {"answer": "B", "options": ["yes", "no"]}, {"answer": "A", "options": ["no", "yes"]}, {"answer": "A", "options": ["3", "4", "nothing"]},
+]  # fmt: skip
 RAMBLES = st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=40)
 
 
@@ -67,10 +71,19 @@ def test_thoughts_are_not_read():
 @given(RAMBLES)
 def test_no_constant_reply_beats_the_best_option(reply):
     "Whatever is said, one reply to everything earns no more than the most frequent letter or the most frequent text."
-    rows = [{"answer": letter, "options": OPTIONS} for letter in "AABBBCD"]
-    rows += [{"answer": "B", "options": ["yes", "no"]}, {"answer": "A", "options": ["no", "yes"]}, {"answer": "A", "options": ["3", "4", "nothing"]}]
-    score = np.mean(choice_reward([reply] * len(rows), [row["answer"] for row in rows], [row["options"] for row in rows]))
-    assert score <= answer_floor(rows, "choice")[""]["constant"]
+    score = np.mean(choice_reward([reply] * len(ASKED), [row["answer"] for row in ASKED], [row["options"] for row in ASKED]))
+    assert score <= answer_floor(ASKED, "choice")[""]["constant"]
+
+
+@pytest.mark.parametrize("between", [" ", ", ", "\n", " or ", ". ", "; ", " The answer is ", "</answer><answer>"])
+def test_no_list_of_options_beats_the_best_option(between):
+    "Each question has other options, so a list of right answers to several of them would name one option of each."
+    parts = ["B", "A", "a kite", "no", "3", "nothing"]
+    floor = answer_floor(ASKED, "choice")[""]["constant"]
+    for size in (2, 3, 4):
+        for chosen in itertools.permutations(parts, size):
+            reply = between.join(chosen)
+            assert np.mean(choice_reward([reply] * len(ASKED), [row["answer"] for row in ASKED], [row["options"] for row in ASKED])) <= floor, reply
 
 
 TRUTHS = st.lists(st.integers(-20, 200) | st.floats(-1e6, 1e6).map(lambda value: round(value, 2)), min_size=1, max_size=8)
