@@ -52,6 +52,8 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings',
            'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #db02c773
+import sys
+
 from .checkpoints import dress_as_published
 from .families import MARKERS
 from .floors import evenly, low_level_replies, mixture_replies
@@ -326,7 +328,7 @@ class Run:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(other)}); choose another output_dir, or resume=False to replace that run")
 
     def _clear(self) -> None:
-        for name in (*_PARTS, "wandb", "trackio"):
+        for name in (*_PARTS, "wandb"):
             shutil.rmtree(self.path(name), ignore_errors=True)
         for path in (self.log_path, self.rollouts_path, self.path("results.json"), self.path("config.json")):
             path.unlink(missing_ok=True)
@@ -607,7 +609,10 @@ def grpo_config(
         "save_strategy": "steps", "save_steps": settings.save_steps, "save_total_limit": 2, "dataloader_num_workers": settings.prefetch, "report_to": "tensorboard",
         "seed": seed, "disable_tqdm": True, "use_cpu": on_cpu(settings),
     }  # fmt: skip
-    return make(str(run.path("checkpoints")), **{**dials, **settings.options, **changes})
+    chosen = {**dials, **settings.options, **changes}
+    if isinstance(chosen["report_to"], str):
+        chosen["report_to"] = chosen["report_to"].split(",")
+    return make(str(run.path("checkpoints")), **chosen)
 
 # %% ../nbs/53_runs.ipynb #f89c78e2
 _REPORTS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "none": ""}  # value of report_to -> package that it needs
@@ -702,15 +707,16 @@ def hours_line(
 # %% ../nbs/53_runs.ipynb #6d8050d0
 @contextlib.contextmanager
 def _curves_in(run: Run) -> Iterator[None]:
-    "Where the curves go, which is read from the environment; what the user has set there stays."
-    folder = str(run.folder.resolve())
-    usual = {"WANDB_MODE": "offline", "WANDB_DIR": folder, "TRACKIO_DIR": f"{folder}/trackio"}
+    "Where the curves go, which is read from the environment; what the user has set there stays. A run of Weights & Biases that begins in it ends with it."
+    usual = {"WANDB_MODE": "offline", "WANDB_DIR": str(run.folder.resolve())}
     ours = {"TENSORBOARD_LOGGING_DIR": str(run.path("tensorboard")), **{name: value for name, value in usual.items() if name not in os.environ}}
-    before = {name: os.environ.get(name) for name in ours}
+    before, begun = {name: os.environ.get(name) for name in ours}, getattr(sys.modules.get("wandb"), "run", None)
     os.environ.update(ours)
     try:
         yield
     finally:
+        if (wandb := sys.modules.get("wandb")) and getattr(wandb, "run", None) not in (None, begun):
+            wandb.finish()  # the next run of this process would be added to it
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
