@@ -354,6 +354,8 @@ def test_a_reward_by_name(wishes, tmp_path):
     wishes.write_text(wishes.read_text().replace("/ 8", "/ 9"))
     with pytest.raises(ValueError, match="reward_source is"):
         launch.open_run(given)
+    with pytest.raises(ValueError, match="the module some_wishes of the reward is not what it was"):
+        launch.main(["--run", str(run.folder)])
 
 
 def test_a_bad_reward_is_named_with_the_reply(wishes, tmp_path):

@@ -143,6 +143,7 @@ def train_run(
 ) -> dict[str, Any] | None:  # the results; None in other processes than the first
     "All phases of a run in this process, which may be one of several. What the folder holds already is not done again."
     settings, seed, video_dir, tasks = settings_in(run)
+    runs.check_reward(run)
     meet(settings)
     rank = place()[0]
     started, progress = time.perf_counter(), progress and rank == 0

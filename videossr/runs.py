@@ -47,9 +47,10 @@ from .versions import installed
 # %% auto #0
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'setting_types', 'read_changes', 'settings_of',
            'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'Run',
-           'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy', 'make_policy',
-           'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line',
-           'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
+           'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy',
+           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room',
+           'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #db02c773
 import sys
@@ -372,6 +373,19 @@ class Run:
         "Keeps a figure as PNG in the run folder and hands it on."
         figure.savefig(self.path("figures", f"{name}.png"), dpi=110)
         return figure
+
+# %% ../nbs/53_runs.ipynb #2f57d163
+def check_reward(
+    run: Run,
+) -> None:
+    "Raises `ImportError` or `ValueError` when the reward that a run trains with is not there, or its module has changed since the run began."
+    config = run.read_json("config.json") or {}
+    if not config.get("reward"):
+        return
+    load_rewards(config["reward"])
+    begun, now = config.get("reward_source", {}), reward_sources(config["reward"])
+    if changed := [module for module in now if begun.get(module) != now[module]]:
+        raise ValueError(f"the module {', '.join(changed)} of the reward is not what it was when the run in {run.folder} began; choose another output_dir, or bring it back")
 
 # %% ../nbs/53_runs.ipynb #9cee5285
 def environment() -> dict[str, Any]:
