@@ -10,7 +10,7 @@ import videossr
 
 # By the names that they are imported by. The first are of no use without a screen or a video file; the others fit in a few megabytes.
 HEAVY = ("av", "decord", "bitsandbytes", "torchao", "anywidget", "ipywidgets", "psygnal", "traitlets", "IPython", "ipykernel", "jupyterlab", "papermill",
-         "nbclient", "nbformat", "jupyter_client", "zmq", "tornado", "nbdev", "execnb", "playwright", "ray", "httpx")  # fmt: skip
+         "nbclient", "nbformat", "jupyter_client", "zmq", "tornado", "pydantic", "pydantic_core", "nbdev", "execnb", "playwright", "ray", "httpx")  # fmt: skip
 CARRIED = ("trl", "fastcore", "datasets", "dill", "multiprocess", "xxhash")
 
 # As if these had never been installed: neither modules nor what pip knows of them.

@@ -18,24 +18,32 @@ from datetime import date
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 # %% auto #0
 __all__ = ['type_text', 'read_value', 'read_named', 'read_options', 'options_text', 'read_yaml', 'check_parameters']
 
 # %% ../nbs/04_settings.ipynb #85d8dcea
-_CONFIG = ConfigDict(coerce_numbers_to_str=True)
-_SCALARS: dict[Any, Any] = {bool: bool, int: int, float: Annotated[float, Field(allow_inf_nan=False)], str: str}
+_SCALARS = (bool, int, float, str)
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(_SCALARS[kind], config=_CONFIG) if kind in _SCALARS else TypeAdapter(kind)
+    from pydantic import ConfigDict, Field, TypeAdapter  # here, for a GPU image may lack it and still train
+    from pydantic.errors import PydanticSchemaGenerationError
+
+    if kind in _SCALARS:
+        return TypeAdapter(Annotated[float, Field(allow_inf_nan=False)] if kind is float else kind, config=ConfigDict(coerce_numbers_to_str=True))
+    try:
+        return TypeAdapter(kind)
+    except PydanticSchemaGenerationError as error:
+        raise ValueError(f"values of {kind} cannot be written as text") from error
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
@@ -87,7 +95,7 @@ def read_value(
     if isinstance(written, str) and isinstance(value, (int, float, date)) and not isinstance(value, bool):
         value = written
     for member in sorted(_members(kind), key=lambda member: member is str or type(value) is not member):
-        with contextlib.suppress(ValueError, PydanticSchemaGenerationError):
+        with contextlib.suppress(ValueError):
             return _as(value, member)
     raise ValueError(f"{name} should be {type_text(kind)}, not {value!r}{_advice(value, kind)}")
 
