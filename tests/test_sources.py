@@ -464,3 +464,11 @@ def test_a_garbled_row_is_read_or_named(name, junk, media, tmp_path):
         assert str(error).startswith(f"{path}, row 1: ")
     else:
         assert len(rows) == 1 and isinstance(rows[0]["answer"], str) and rows[0]["answer"].strip() and rows[0]["prompt"]
+
+
+def test_a_number_that_cannot_be_stored_is_told(tmp_path, media):
+    rows = [{"prompt": "?", "video": str(media / "a.mp4"), "answer": "1", "weight": weight} for weight in (1, 10**30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="column 'weight' is kept as JSON texts"):
+        table = load_rows(tmp_path / "rows.jsonl")
+    assert list(table["weight"]) == ["1", str(10**30)]

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -472,15 +473,15 @@ def _kind(value: Any) -> Any:
     return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
 
 
-def _column(values: list[Any]) -> pa.Array:
-    "Values as an Arrow array; as JSON text where they differ in type."
+def _column(name: str, values: list[Any]) -> pa.Array:
+    "Values as an Arrow array; as JSON text where they differ in type, or, with a warning, where Arrow cannot hold them."
     kinds = {_kind(value) for value in values if value is not None}
     mixed = any(kind[0] == "list" and len(kind[1]) > 1 or kind == ("object", ()) for kind in kinds)
     if len(kinds - {("list", ())}) <= 1 and not mixed:
         try:
             return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-            pass  # such as a number beyond 64 bits: as JSON text
+        except (pa.ArrowException, OverflowError) as error:  # such as a whole number beyond 64 bits
+            warnings.warn(f"column {name!r} is kept as JSON texts in all rows, for one value cannot be stored as it is: {error}", stacklevel=4)
     return pa.array([None if value is None else _text(value) for value in values], pa.string())
 
 
@@ -490,7 +491,7 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
         for row in rows:
             row["prompt"] = [{"role": "user", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: _column([row.get(name) for row in rows]) for name in names if name not in ("videos", "images", "task")}
+    columns = {name: _column(name, [row.get(name) for row in rows]) for name in names if name not in ("videos", "images", "task")}
     frames = any(isinstance(item, list) for row in rows for item in row["videos"])
     paths = pa.list_(pa.string())
     columns["videos"] = pa.array([row["videos"] for row in rows], pa.list_(paths) if frames else paths)
