@@ -83,9 +83,9 @@ def _shown(image: Any, max_pixels: int) -> np.ndarray:  # (H, W, 3) uint8, sides
 # %% ../nbs/40_rows.ipynb #c67ac7c0
 def _clip_of_frames(frames: Any, view: View, fps: float) -> Clip:
     "Frames that a row holds, of which as many are shown as of a file."
-    duration = len(frames) / fps
-    n = len(_instants(0.0, duration, view))
-    chosen = np.unique((_instants(0.0, duration, view) * fps).astype(int).clip(0, len(frames) - 1)) if n < len(frames) or view.trim else np.arange(len(frames))
+    instants = _instants(0.0, len(frames) / fps, view)
+    thinned = len(instants) < len(frames) or view.trim
+    chosen = np.unique((instants * fps).astype(int).clip(0, len(frames) - 1)) if thinned else np.arange(len(frames))
     return Clip(np.stack([_shown(frames[index], view.max_pixels) for index in chosen]), chosen / fps)
 
 
