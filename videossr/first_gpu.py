@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 # %% auto #0
 __all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'random_policy', 'moving_clip', 'Watch',
            'median_seconds', 'matmul_rate', 'copy_rate', 'Bench', 'Part', 'part', 'machine', 'Job', 'make_job',
-           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact',
+           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'lengths', 'attempt', 'exact',
            'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table', 'report',
            'draw_phases', 'main']
 
@@ -388,13 +388,18 @@ def _speed(job: Job, seconds: Mapping[str, float], bench: Bench) -> dict[str, fl
             "share of peak, nothing twice": useful / taken / bench.peak}  # fmt: skip
 
 # %% ../nbs/57_first_gpu.ipynb #b8987c4f
+def _made_up(job: Job, length: int) -> tuple[Any, ...]:  # what `group_logps` and `plain_logps` take behind the model
+    "A group whose answers are random tokens."
+    banned = never_sampled(job.policy)
+    allowed = (~banned).nonzero()[:, 0]
+    answers = allowed[torch.randint(len(allowed), (1, job.shape.group_size, length), device=allowed.device)]
+    return collate([job.prompt], job.policy.pad_id, job.policy.device), answers, torch.ones_like(answers), banned
+
+
 @torch.no_grad()
 def _apart(job: Job) -> dict[str, float]:
     "How far log-probabilities of shared and of copied prompts are apart, in nats."
-    batch = collate([job.prompt], job.policy.pad_id, job.policy.device)
-    allowed, shape = (~never_sampled(job.policy)).nonzero()[:, 0], (1, job.shape.group_size, job.shape.answer_tokens)
-    answers = allowed[torch.randint(len(allowed), shape, device=allowed.device)]
-    model, rest = job.model.eval(), (batch, answers, torch.ones_like(answers), never_sampled(job.policy))
+    model, rest = job.model.eval(), _made_up(job, job.shape.answer_tokens)
     with torch.autocast(job.policy.device.type, torch.bfloat16, enabled=job.policy.model.dtype == torch.bfloat16):
         shared, copied = group_logps(model, *rest)[0], plain_logps(model, *rest)[0]
     apart = (shared - copied).abs()
@@ -437,6 +442,28 @@ def lora_kept(bench: Bench) -> Found:
 def full(bench: Bench) -> Found:
     "All weights and a fused AdamW in bfloat16, gradient checkpointing. Without a reference model, which would not fit 80 GB."
     yield from _training(bench, lora_rank=0)
+
+# %% ../nbs/57_first_gpu.ipynb #b5042fee
+def _update(job: Job, score: Callable[..., Any], rest: Sequence[Any]) -> None:
+    "The loss and its backward pass, no optimiser."
+    with torch.autocast(job.policy.device.type, torch.bfloat16):
+        logps, _ = score(job.model, *rest)
+        loss = -(logps - logps.detach()).exp().mean()
+    loss.backward()
+    job.optimizer.zero_grad()
+
+
+@part(seconds=60)
+def lengths(bench: Bench) -> Found:
+    "Seconds of the update by answer length, prompts shared and copied; adapters, gradient checkpointing."
+    job = make_job(bench)
+    job.model.train()
+    for length in [2 * bench.shape.answer_tokens] if bench.size == "tiny" else (128, 512, 1024):
+        rest = _made_up(job, length)
+        seconds = {way: attempt(lambda score=score, rest=rest: median_seconds(lambda: _update(job, score, rest), bench.device, 2))
+                   for way, score in (("shared", group_logps), ("copied", plain_logps))}  # fmt: skip
+        timed = all(isinstance(value, float) for value in seconds.values())
+        yield {f"{length} tokens": {**seconds, "copied / shared": seconds["copied"] / seconds["shared"] if timed else None}}
 
 # %% ../nbs/57_first_gpu.ipynb #32da7575
 def attempt(call: Callable[[], Any]) -> Any:
@@ -671,6 +698,7 @@ _GOALS = (  # what, where it is found, and the goal for 8B with adapters on an H
     ("the same without gradient checkpointing", ("lora_kept", "shared", "group"), "1.0 at most"),
     ("the same in the trainer", ("trainer", "seconds a group"), "1.0 at most"),
     ("copied / shared", ("lora", "copied / shared", "group"), "5 at least"),
+    ("copied / shared in the update, 512 tokens", ("lengths", "512 tokens", "copied / shared"), "1 at least"),
     ("share of the peak in the update, adapters", ("lora", "update", "share of peak"), "0.4 at least"),
     ("the same without gradient checkpointing", ("lora_kept", "update", "share of peak"), "0.4 at least"),
     ("share of the peak in the update, all weights", ("full", "update", "share of peak"), "0.4 at least"),
