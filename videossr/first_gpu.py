@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 # %% auto #0
 __all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'random_policy', 'moving_clip', 'Watch',
            'median_seconds', 'matmul_rate', 'copy_rate', 'Bench', 'Part', 'part', 'machine', 'Job', 'make_job',
-           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'lengths', 'attempt', 'exact',
+           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact', 'lengths',
            'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table', 'report',
            'draw_phases', 'main']
 
@@ -443,6 +443,26 @@ def full(bench: Bench) -> Found:
     "All weights and a fused AdamW in bfloat16, gradient checkpointing. Without a reference model, which would not fit 80 GB."
     yield from _training(bench, lora_rank=0)
 
+# %% ../nbs/57_first_gpu.ipynb #32da7575
+def attempt(call: Callable[[], Any]) -> Any:
+    "What a call returns, or what went wrong as text: not every kernel exists on every device."
+    try:
+        return call()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+@part(seconds=45)
+def exact(bench: Bench) -> Found:
+    "Log-probabilities of shared and of copied prompts, a tiny policy in float32: nats apart at most."
+    policy, shape = random_policy("tiny", bench.device, torch.float32), SHAPES["tiny"]
+    batch, banned = collate([encode(policy, [moving_clip(shape)], QUESTION)], policy.pad_id, policy.device), never_sampled(policy)
+    answers = torch.randint(10, 300, (1, shape.group_size, shape.answer_tokens), device=policy.device)
+    rest = (policy.model, batch, answers, torch.ones_like(answers), banned)
+    with torch.no_grad():
+        found = attempt(lambda: (group_logps(*rest)[0] - plain_logps(*rest)[0]).abs().max().item())
+    yield {"nats apart": found}
+
 # %% ../nbs/57_first_gpu.ipynb #b5042fee
 def _update(job: Job, score: Callable[..., Any], rest: Sequence[Any]) -> None:
     "The loss and its backward pass, no optimiser."
@@ -464,26 +484,6 @@ def lengths(bench: Bench) -> Found:
                    for way, score in (("shared", group_logps), ("copied", plain_logps))}  # fmt: skip
         timed = all(isinstance(value, float) for value in seconds.values())
         yield {f"{length} tokens": {**seconds, "copied / shared": seconds["copied"] / seconds["shared"] if timed else None}}
-
-# %% ../nbs/57_first_gpu.ipynb #32da7575
-def attempt(call: Callable[[], Any]) -> Any:
-    "What a call returns, or what went wrong as text: not every kernel exists on every device."
-    try:
-        return call()
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-
-
-@part(seconds=45)
-def exact(bench: Bench) -> Found:
-    "Log-probabilities of shared and of copied prompts, a tiny policy in float32: nats apart at most."
-    policy, shape = random_policy("tiny", bench.device, torch.float32), SHAPES["tiny"]
-    batch, banned = collate([encode(policy, [moving_clip(shape)], QUESTION)], policy.pad_id, policy.device), never_sampled(policy)
-    answers = torch.randint(10, 300, (1, shape.group_size, shape.answer_tokens), device=policy.device)
-    rest = (policy.model, batch, answers, torch.ones_like(answers), banned)
-    with torch.no_grad():
-        found = attempt(lambda: (group_logps(*rest)[0] - plain_logps(*rest)[0]).abs().max().item())
-    yield {"nats apart": found}
 
 # %% ../nbs/57_first_gpu.ipynb #5fcd90ed
 def _stored(frames: np.ndarray, folder: Path, name: str) -> list[str]:
