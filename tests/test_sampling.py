@@ -338,3 +338,52 @@ def test_tokens_alone_are_those_of_the_answers():
         torch.manual_seed(5)
         drawn.append(draw(policy, collate(prompts_of(policy), 0), 2, max_new_tokens=4))
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_recorded_step_gives_the_same_answers(autocast, n):
+    policy, how = tiny_policy(0), {"temperature": 0, "max_new_tokens": 150, "scores": True, "generation": ending(tiny_policy(0), 0.5)}
+    batch = collate(prompts_of(policy), 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        computed, recorded = (sample_answers(policy, batch, n, record=record, **how) for record in (False, True))
+    assert computed.tokens.tolist() == recorded.tokens.tolist() and computed.tokens.shape[1] > 64  # there was no more room once
+    assert (computed.logps - recorded.logps).abs().max() < 1e-4
+
+
+def test_a_recorded_step_holds_for_its_rows_alone():
+    policy, made = tiny_policy(0), []
+    batch = collate(prompts_of(policy), 0)
+    recorded = policy_module._recorded
+
+    def note(call, device):
+        made.append(1)
+        return recorded(call, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy_module, "_recorded", note)
+        torch.manual_seed(0)
+        answers = sample_answers(policy, batch, 8, max_new_tokens=60, record=True, generation=ending(policy, 4.0), scores=True)
+    assert len({*answers.lengths.tolist()}) > 3 and 1 < len(made) < 8  # half of the rows leave, and half of the rest
+    greedy = {"temperature": 0, "max_new_tokens": 60, "generation": ending(policy, 4.0)}
+    assert sample_tokens(policy, batch, 8, record=True, **greedy).tolist() == sample_tokens(policy, batch, 8, **greedy).tolist()
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_and_says_so(monkeypatch):
+    def refuse(call, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    policy, how = tiny_policy(0), {"temperature": 0, "max_new_tokens": 9, "generation": {"suppress_tokens": end_ids(tiny_policy(0))}}
+    batch = collate(prompts_of(policy), 0)
+    expected = sample_tokens(policy, batch, 2, **how)
+    monkeypatch.setattr(policy_module, "_recorded", refuse)
+    with pytest.warns(UserWarning, match="cannot be recorded on cpu, and is slower for it: operation not permitted"):
+        assert sample_tokens(policy, batch, 2, record=True, **how).tolist() == expected.tolist()
+
+
+def test_shared_weights_and_cpus_are_not_recorded(monkeypatch):
+    monkeypatch.setattr(policy_module, "_recorded", lambda *_: pytest.fail("a step was recorded"))
+    policy = tiny_policy(0)
+    batch = collate(prompts_of(policy), 0)
+    sample_tokens(policy, batch, 2, max_new_tokens=6)
+    sample_tokens(policy, batch, 2, max_new_tokens=6, stop=lambda ended: False)

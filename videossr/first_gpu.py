@@ -37,9 +37,9 @@ from transformers.utils.logging import disable_progress_bar
 # %% auto #0
 __all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'random_policy', 'moving_clip', 'Watch',
            'median_seconds', 'matmul_rate', 'copy_rate', 'Bench', 'Part', 'part', 'machine', 'Job', 'make_job',
-           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact', 'lengths',
-           'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table', 'report',
-           'draw_phases', 'main']
+           'take_group', 'forward_flops', 'update_flops', 'lora', 'lora_kept', 'full', 'attempt', 'exact', 'decoding',
+           'lengths', 'brighter_later', 'learning', 'odd_reward', 'trainer', 'kernels', 'run_parts', 'phase_table',
+           'report', 'draw_phases', 'main']
 
 # %% ../nbs/57_first_gpu.ipynb #95c47b94
 from .data import to_trl_dataset
@@ -204,7 +204,7 @@ Found = Iterator[dict[str, Any]]  # JSON values by name
 class Part:
     "Something to measure."
     run: Callable[[Bench], Found]
-    seconds: float  # about what it takes with 8B on an H100; a guess before anybody ran it
+    seconds: float  # about what it takes with 8B on an H200
     about: str
 
 
@@ -230,7 +230,7 @@ def _driver() -> str:
     return asked.stdout.split("\n")[0].strip() or "unknown"
 
 
-@part(seconds=10)
+@part(seconds=1)
 def machine(bench: Bench) -> Found:
     "Device, versions, and what the device can do at most."
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "numpy")
@@ -287,7 +287,7 @@ def _sampled(job: Job, batch: dict[str, torch.Tensor], shared: bool, watch: Watc
 
     batch, n = (batch, size) if shared else (_repeated(batch, size), 1)
     unending = {"suppress_tokens": end_ids(job.policy)}  # what has ended is no longer computed
-    tokens = sample_tokens(job.policy, batch, n, max_new_tokens=job.shape.answer_tokens, stop=go_on, generation=unending)
+    tokens = sample_tokens(job.policy, batch, n, max_new_tokens=job.shape.answer_tokens, stop=go_on, generation=unending, record=job.policy.device.type == "cuda")
     watch.mark("decode")
     return tokens.view(1, size, -1)
 
@@ -426,19 +426,19 @@ def _training(bench: Bench, ways: Sequence[str] = ("shared", "copied"), **how: A
         yield {"log-probs apart": _apart(job)}
 
 # %% ../nbs/57_first_gpu.ipynb #59b2c573
-@part(seconds=60)
+@part(seconds=40)
 def lora(bench: Bench) -> Found:
     "Adapters of rank 16, gradient checkpointing, as in one-gpu-lora.yaml."
     yield from _training(bench)
 
 
-@part(seconds=30)
+@part(seconds=12)
 def lora_kept(bench: Bench) -> Found:
     "The same without gradient checkpointing: less work, more memory. Shared prompts only."
     yield from _training(bench, ("shared",), gradient_checkpointing=False)
 
 
-@part(seconds=75)
+@part(seconds=40)
 def full(bench: Bench) -> Found:
     "All weights and a fused AdamW in bfloat16, gradient checkpointing. Without a reference model, which would not fit 80 GB."
     yield from _training(bench, lora_rank=0)
@@ -452,7 +452,7 @@ def attempt(call: Callable[[], Any]) -> Any:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-@part(seconds=45)
+@part(seconds=1)
 def exact(bench: Bench) -> Found:
     "Log-probabilities of shared and of copied prompts, a tiny policy in float32: nats apart at most."
     policy, shape = random_policy("tiny", bench.device, torch.float32), SHAPES["tiny"]
@@ -462,6 +462,24 @@ def exact(bench: Bench) -> Found:
     with torch.no_grad():
         found = attempt(lambda: (group_logps(*rest)[0] - plain_logps(*rest)[0]).abs().max().item())
     yield {"nats apart": found}
+
+# %% ../nbs/57_first_gpu.ipynb #1e6569e9
+@part(seconds=20)
+def decoding(bench: Bench) -> Found:
+    "Seconds a token of a group's answers, adapters, with a step that is computed and with one that is recorded and played; the prompt's pass apart."
+    job, length = make_job(bench, gradient_checkpointing=False), 6 * bench.shape.answer_tokens
+    batch, unending = collate([job.prompt], job.policy.pad_id, job.policy.device), {"suppress_tokens": end_ids(job.policy)}
+    job.model.eval()
+    for way, record in (("computed", False), ("recorded", True)):
+        watch = Watch(bench.device)
+        for _ in range(2):
+            marks = iter(["prompt"])
+            watch.start()
+            with torch.autocast(bench.device.type, torch.bfloat16):
+                sample_tokens(job.policy, batch, job.shape.group_size, max_new_tokens=length, generation=unending, record=record,
+                              stop=lambda ended, marks=marks, watch=watch: bool([watch.mark(phase) for phase in marks]) and False)  # fmt: skip
+            watch.mark("tokens")
+        yield {way: watch.seconds()["tokens"] / (length - 1), f"GB, {way}": max(watch.peaks.values(), default=0) / 1e9}
 
 # %% ../nbs/57_first_gpu.ipynb #b5042fee
 def _update(job: Job, score: Callable[..., Any], rest: Sequence[Any]) -> None:
@@ -473,7 +491,7 @@ def _update(job: Job, score: Callable[..., Any], rest: Sequence[Any]) -> None:
     job.optimizer.zero_grad()
 
 
-@part(seconds=60)
+@part(seconds=40)
 def lengths(bench: Bench) -> Found:
     "Seconds of the update by answer length, prompts shared and copied; adapters, gradient checkpointing."
     job = make_job(bench)
@@ -529,7 +547,7 @@ def _learned(bench: Bench, folder: Path, seed: int) -> list[float]:  # mean rewa
     return [line["reward"] for line in made.state.log_history if "reward" in line]
 
 
-@part(seconds=90)
+@part(seconds=45)
 def learning(bench: Bench) -> Found:
     "A tiny policy learns to see which clip is brighter: mean reward of the first and the last steps. About two starts of three do in 40 steps; up to four are tried."
     for seed in range(4):
@@ -560,26 +578,41 @@ def odd_reward(completions: Sequence[list[dict[str, str]]], **_: Any) -> list[fl
     "Differs between random answers, so that no group is without a gradient."
     return [len(answer[0]["content"]) % 5 / 5 for answer in completions]
 
+
+def _release(device: torch.device) -> None:
+    "Gives back what a part has left behind."
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
 # %% ../nbs/57_first_gpu.ipynb #0b0e1161
-@part(seconds=60)
-def trainer(bench: Bench) -> Found:
-    "Steps of VideoGRPOTrainer with adapters: seconds a group, everything included."
+def _steps(bench: Bench, at_once: int) -> dict[str, float]:
+    "Some steps with adapters: so many groups in one pass, all of them sampled together."
     shape, settings = bench.shape, train_settings(lora_rank=16)
     with tempfile.TemporaryDirectory() as name:
         paths = _stored(moving_clip(shape).frames, Path(name), "frame")
         recipe = {"read": {}, "frames": [paths], "fps": [2.0]}
         samples = [Sample("grounding", "mirror", name, recipe, QUESTION, "1.0-2.0", 0, number) for number in range(shape.groups)]
         config = VideoGRPOConfig.paper(
-            **_quiet(name, bench.device, max_steps=1 + bench.repeats, num_generations=shape.group_size), per_device_train_batch_size=shape.group_size,
-            gradient_accumulation_steps=shape.groups, max_completion_length=shape.answer_tokens,
+            **_quiet(name, bench.device, max_steps=1 + bench.repeats, num_generations=shape.group_size), max_completion_length=shape.answer_tokens,
+            per_device_train_batch_size=at_once * shape.group_size, gradient_accumulation_steps=shape.groups // at_once,
         )  # fmt: skip
         policy, clock = random_policy(bench.size, bench.device), _StepClock(bench.device)
         made = VideoGRPOTrainer(policy, odd_reward, config, to_trl_dataset(samples), peft_config=adapters(settings), callbacks=[clock])
         made.remove_callback(PrinterCallback)
         made.train()
-        logs = [line for line in made.state.log_history if "reward" in line]
-        yield {"seconds a group": clock.watch.seconds()["step"] / shape.groups, "seconds of the first step": clock.watch.turns[0]["step"],
-               "GB": max(clock.watch.peaks.values(), default=0) / 1e9, "loss": logs[-1]["loss"], "reward_std": logs[-1]["reward_std"]}  # fmt: skip
+    logs = [line for line in made.state.log_history if "reward" in line]
+    return {"seconds a group": clock.watch.seconds()["step"] / shape.groups, "seconds of the first step": clock.watch.turns[0]["step"],
+            "GB": max(clock.watch.peaks.values(), default=0) / 1e9, "loss": logs[-1]["loss"], "reward_std": logs[-1]["reward_std"]}  # fmt: skip
+
+
+@part(seconds=50)
+def trainer(bench: Bench) -> Found:
+    "Steps of VideoGRPOTrainer with adapters, everything included, with one group in a pass and with all of a step."
+    yield _steps(bench, 1)
+    _release(bench.device)
+    yield {"a step in one pass": attempt(lambda: _steps(bench, bench.shape.groups))}
 
 # %% ../nbs/57_first_gpu.ipynb #d1d6674b
 _BACKENDS = {"default": None, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -612,7 +645,7 @@ def _timed(call: Callable[[], None], backend: SDPBackend | None, device: torch.d
         return median_seconds(call, device)
 
 # %% ../nbs/57_first_gpu.ipynb #43052046
-@part(seconds=75)
+@part(seconds=5)
 def kernels(bench: Bench) -> Found:
     "Seconds of one layer's attention, forward and backward, by kernel."
     run, seconds = _attention(bench), {}
@@ -626,14 +659,6 @@ def kernels(bench: Bench) -> Found:
 
 # %% ../nbs/57_first_gpu.ipynb #1c29a713
 _SCALE = {"tiny": 0.05, "2B": 0.5, "4B": 0.7, "8B": 1.0}  # of the seconds that parts are guessed to take
-
-
-def _release(device: torch.device) -> None:
-    "Gives back what a part has left behind."
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def run_parts(
@@ -699,6 +724,8 @@ _GOALS = (  # what, where it is found, and the goal for 8B with adapters on an H
     ("the same in the trainer", ("trainer", "seconds a group"), "1.0 at most"),
     ("copied / shared", ("lora", "copied / shared", "group"), "5 at least"),
     ("copied / shared in the update, 512 tokens", ("lengths", "512 tokens", "copied / shared"), "1 at least"),
+    ("seconds a token of a group, recorded", ("decoding", "recorded"), "0.01 at most"),
+    ("the same in the trainer, a step in one pass", ("trainer", "a step in one pass", "seconds a group"), "1.0 at most"),
     ("share of the peak in the update, adapters", ("lora", "update", "share of peak"), "0.4 at least"),
     ("the same without gradient checkpointing", ("lora_kept", "update", "share of peak"), "0.4 at least"),
     ("share of the peak in the update, all weights", ("full", "update", "share of peak"), "0.4 at least"),

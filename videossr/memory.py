@@ -467,14 +467,16 @@ class _Dry(_Runs):
     def loss(self, work: Workload) -> dict[str, tuple[Need, float]]:  # by moment
         "One loss pass of `groups_at_once`, forward and back."
         shape, piled = (work.groups_at_once, work.group_size, work.answer_tokens), work.sharded or work.groups > work.groups_at_once
-        key = (work.prompt_tokens, work.patches, work.slots, *shape, piled, work.bf16, work.share_prefix)
+        key = (work.prompt_tokens, work.patches, work.slots, *shape, piled, work.bf16, work.share_prefix, work.on_cpu)
         if key not in self.done:
             model, trained = self.model.train(), [weight for _, weight, _ in self.weights if weight.requires_grad]
             for weight in trained:
                 with HOLLOW:  # gradients of passes before are counted on their own
                     weight.grad = torch.zeros_like(weight) if piled else None
             alike = mock.patch.object(prefix, "_blocks", lambda values: [slice(len(values) // 16 + 1)])  # one of sixteen, which take time and no more bytes
-            with alike, self.watched("forward", work.slots) as watch:
+            kernels = {} if work.on_cpu else {"_joined": prefix._beside, "causal_lower_right": lambda *_: None}  # a GPU copies the prompt's keys to each answer
+            attend = mock.patch.multiple(prefix, **kernels) if kernels else contextlib.nullcontext()
+            with alike, attend, self.watched("forward", work.slots) as watch:
                 answers, banned = torch.full(shape, 7), torch.zeros(self.config.text_config.vocab_size, dtype=torch.bool)
                 score = group_logps if work.share_prefix else plain_logps
                 with torch.autocast("cpu", torch.bfloat16, enabled=work.bf16):
@@ -871,7 +873,7 @@ def expected_hours(
     *,
     n_evaluated: int = 0,  # samples that are answered before and after
     answer_tokens: int | None = None,  # of the mean answer; None: all are as long as they may be
-    utilisation: float = 0.35,  # share of the published rates, 0..1
+    utilisation: float = 0.12,  # share of the published rates, 0..1; what the trainer reached on an H200, see chapter 57
 ) -> Hours:
     "How long a run will take, from its operations. Raises `ValueError` for a device whose rates are not here."
     found = next((name for name in RATES if name in device), None)

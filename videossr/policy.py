@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -660,13 +661,29 @@ class SharedPrompt:
         mask: torch.Tensor,  # (B, P) 1 for tokens, 0 for padding
         n: int,  # rows a prompt
         longest: int,  # most tokens that a row will hold
+        in_place: bool = False,  # whether steps have the same shapes while there is room, so that one can stand for all
     ):
         self.longest, self.length, self.hidden = longest, 0, None if mask.all() else mask == 0  # length: of each row, this step's token included
+        self.at = torch.zeros(1, dtype=torch.long, device=mask.device) if in_place else None  # where this step's token goes
         self.prompts, self.own = [], []  # of each layer: keys and values, (key heads * B, P, width) and (key heads, rows, room, width)
         while cache.layers:  # one by one, so that no layer is held twice
             layer = cache.layers.pop(0)
             self.prompts.append(tuple(part.transpose(0, 1).flatten(0, 1) for part in (layer.keys, layer.values)))
         self.table = _Table(torch.arange(len(mask), device=mask.device).repeat_interleave(n))
+
+    def go_to(
+        self,
+        step: int,  # from 0
+    ) -> None:
+        "This step's tokens come behind so many others of each row."
+        self.length = step + 1
+        if self.at is not None:
+            self.at.fill_(step)
+
+    @property
+    def full(self) -> bool:
+        "Whether this step's tokens need more room."
+        return not self.own or self.length > self.own[0][0].shape[2]
 
     def keep(
         self,
@@ -692,13 +709,15 @@ def _behind(
     layer: int,
     new: tuple[torch.Tensor, torch.Tensor],  # keys and values of this step's token, (rows, key heads, 1, width)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (key heads * rows, tokens, width)
-    "Puts a step's keys and values behind those of its row; room for them doubles when it is used up."
+    "Puts a step's keys and values behind those of its row; there is more room, two or four times as much, when it is used up."
     at, own = shared.length - 1, shared.own
     if layer == len(own):
         own.append(tuple(part.new_empty(part.shape[1], len(part), 0, part.shape[3]) for part in new))
     if at == own[layer][0].shape[2]:
-        room = min(shared.longest, max(64, 2 * at)) - at
-        own[layer] = tuple(torch.cat([part, part.new_empty(*part.shape[:2], room, part.shape[3])], 2) for part in own[layer])
+        room = min(shared.longest, max(64, (2 if shared.at is None else 4) * at)) - at
+        own[layer] = tuple(torch.cat([part, part.new_zeros(*part.shape[:2], room, part.shape[3])], 2) for part in own[layer])
+    if shared.at is not None:
+        return tuple(part.index_copy_(2, shared.at, token.transpose(0, 1)).flatten(0, 1) for part, token in zip(own[layer], new, strict=True))
     for part, token in zip(own[layer], new, strict=True):
         part.select(2, at).copy_(token.select(2, 0).transpose(0, 1))
     return tuple(part.flatten(0, 1).narrow(1, 0, at + 1) for part in own[layer])
@@ -714,7 +733,9 @@ def _joined(shared: SharedPrompt, layer: int, query: torch.Tensor, key: torch.Te
     past = torch.baddbmm(nothing, table.by_prompt(query), past_keys.transpose(1, 2), beta=0, alpha=scaling)
     if shared.hidden is not None:
         past.view(heads, table.prompts, -1, n_past).masked_fill_(shared.hidden[:, None], -torch.inf)
-    own = torch.baddbmm(nothing, query.flatten(0, 1), own_keys.transpose(1, 2), beta=0, alpha=scaling).view(heads, n_rows, -1, shared.length)
+    own = torch.baddbmm(nothing, query.flatten(0, 1), own_keys.transpose(1, 2), beta=0, alpha=scaling).view(heads, n_rows, -1, own_keys.shape[1])
+    if shared.at is not None:
+        own.masked_fill_(torch.arange(own.shape[-1], device=own.device) > shared.at, -torch.inf)
     shares = torch.cat([table.by_row(past, query), own], -1).softmax(-1, torch.float32).to(dtype)
     found = torch.bmm(table.by_prompt(shares[..., :n_past]), past_values)
     found = torch.bmm(shares[..., n_past:].flatten(0, 1), own_values).view_as(query) + table.by_row(found, query)
@@ -793,16 +814,84 @@ class _Writing:
 # %% ../nbs/40_policy.ipynb #74c08920
 def _leave(
     writing: _Writing,
+    most: float = 7 / 8,  # share of the computed rows that may go on without the ended ones being let go
 ) -> torch.Tensor | None:  # (n,) int64: which of the computed rows stay; None: all
-    "Lets rows go whose answers have ended, once they are an eighth. One always stays: processes that share weights compute as often as each other."
+    "Lets rows go whose answers have ended, once they are an eighth or whatever is asked. One always stays: processes that share weights compute as often as each other."
     live = (~writing.ended[writing.rows]).nonzero()[:, 0]
     live = live if len(live) else live.new_zeros(1)
-    if 8 * len(live) > 7 * len(writing.rows) or len(live) == len(writing.rows):
+    if len(live) > most * len(writing.rows) or len(live) == len(writing.rows):
         return None
     writing.rows = writing.rows[live]
     if writing.draw.processors is not None:
         writing.draw.prepare(writing.rows)
     return live
+
+# %% ../nbs/40_policy.ipynb #99f2f8b8
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    "The one on which steps are recorded: each stream keeps a workspace for matrix products."
+    return torch.cuda.Stream(device)
+
+
+def _recorded(call: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], Any], torch.Tensor]:
+    "How to do a call again, and where its result then stands: on a GPU its kernels are recorded and played, elsewhere it is made."
+    if device.type != "cuda":
+        output = call()
+        return lambda: output.copy_(call()), output
+    graph, stream, random = torch.cuda.CUDAGraph(), _side_stream(device), torch.cuda.default_generators[device.index or 0]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    spare = random.clone_state()
+    try:
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")  # other threads may load data meanwhile
+            try:
+                output = call()
+            finally:
+                graph.capture_end()
+    except RuntimeError:
+        random.graphsafe_set_state(spare)  # it would wait for the end of the record for ever
+        raise
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return graph.replay, output
+
+
+class _Steps:
+    "Logits behind one more token of each row. What Python takes to start a step's thousands of kernels is saved where one step is recorded."
+
+    def __init__(self, policy: Policy, shared: SharedPrompt, record: bool):
+        self.model, self.device, self.shared, self.record, self.rows, self.play = policy.model, policy.device, shared, record, 0, None
+        self.everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)  # four axes: transformers makes no mask of its own
+
+    def _compute(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        positions = places.expand(3, -1, -1)
+        return self.model(input_ids=tokens[:, None], attention_mask=self.everything, position_ids=positions, packing=self.shared, use_cache=False).logits[:, -1]
+
+    def _prepare(self, tokens: torch.Tensor, places: torch.Tensor) -> None:
+        "Records a step. Casts of weights must not come from autocast's cache: it is emptied before the record is."
+        kind, self.inputs = self.device.type, (tokens.clone(), places.clone())
+        casts = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind), "cache_enabled": False}
+        try:
+            with torch.autocast(kind, **casts):
+                self.play, self.output = _recorded(lambda: self._compute(*self.inputs), self.device)
+        except RuntimeError as error:
+            warnings.warn(f"a step of sampling cannot be recorded on {self.device}, and is slower for it: {str(error).splitlines()[0]}", stacklevel=2)
+            self.record = False
+
+    def __call__(
+        self,
+        tokens: torch.Tensor,  # (rows,) int64
+        places: torch.Tensor,  # (rows, 1) int64
+    ) -> torch.Tensor:  # (rows, vocabulary)
+        "The first step of these rows, and one that makes room, is computed: that also starts what a record must find."
+        if self.record and self.play is None and self.rows == len(tokens) and not self.shared.full:
+            self._prepare(tokens, places)
+        if not self.record or self.rows != len(tokens) or self.shared.full:
+            self.rows, self.play = len(tokens), None
+            return self._compute(tokens, places)
+        for known, value in zip(self.inputs, (tokens, places), strict=True):
+            known.copy_(value)
+        self.play()
+        return self.output
 
 # %% ../nbs/40_policy.ipynb #1106e75f
 @torch.no_grad()
@@ -816,28 +905,28 @@ def sample_answers(
     generation: dict[str, Any] | GenerationConfig | None = None,  # settings of `generate`, which go before the two above; see `check_generation`
     scores: bool = False,  # whether log-probabilities and entropies are wanted
     stop: Callable[[torch.Tensor], bool] | None = None,  # told which have ended, (B, n) bool: whether to stop; None: when all have
+    record: bool | None = None,  # whether a step is recorded and played again; None: on a GPU, where no `stop` tells of shared weights
 ) -> Answers:
     "Answers sampled from the policy. With a `stop` of its own, a process goes on until that says so: for weights shared by processes."
     settings = {"temperature": temperature, "max_new_tokens": max_new_tokens} | _given(generation)
     check_generation(settings, training=False)
-    model, writing, stop = policy.model, _Writing(policy, settings, batch, n, scores), stop or torch.all
+    model, writing = policy.model, _Writing(policy, settings, batch, n, scores)
+    record, stop = policy.device.type == "cuda" and stop is None if record is None else record, stop or torch.all
     let_share(model)
     positions, following = prompt_positions(unwrapped(model), batch)
     output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
-    shared = SharedPrompt(_cache_of(output), batch["attention_mask"], n, settings["max_new_tokens"])
+    shared = SharedPrompt(_cache_of(output), batch["attention_mask"], n, settings["max_new_tokens"], record)
     logits, places = output.logits[:, -1].repeat_interleave(n, 0), following.repeat_interleave(n, 0)
-    everything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=policy.device)  # four axes: transformers makes no mask of its own
+    steps = _Steps(policy, shared, record)
     for step in range(settings["max_new_tokens"]):
         tokens = writing.write(logits, step)
         if step == settings["max_new_tokens"] - 1 or stop(writing.ended.view(-1, n)):
             break
-        if (kept := _leave(writing)) is not None:
+        if (kept := _leave(writing, 1 / 2 if record else 7 / 8)) is not None:  # a record holds for as many rows as it was made with
             shared.keep(kept)
             tokens, places = tokens[kept], places[kept]
-        shared.length = step + 1
-        logits = model(
-            input_ids=tokens[:, None], attention_mask=everything, position_ids=(places + step).expand(3, -1, -1), packing=shared, use_cache=False
-        ).logits[:, -1]
+        shared.go_to(step)
+        logits = steps(tokens, places + step)
     size = step + 1
     scored = (part[:, :size] for part in (writing.logps, writing.entropies)) if scores else ()
     return Answers(writing.tokens[:, :size], writing.lengths, writing.ended, *scored)
