@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from .tasks import TASKS
+from .video import python_process
 
 # %% auto #0
 __all__ = ['WorkerPool', 'Ahead']
@@ -89,9 +90,6 @@ def _serve() -> None:
         answer = _answer(kept[0], jobs.get())
 
 # %% ../nbs/36_prefetch.ipynb #d3fafb18
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from videossr.prefetch import _serve; _serve()"
-
-
 class _Died(RuntimeError):
     "A process is gone."
 
@@ -101,9 +99,9 @@ class _Process:
 
     def __init__(self, work: bytes, imports: Sequence[str]):
         hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-c", _BOOT, json.dumps([*map(str, sys.path)])]
+        command, environment = python_process("from videossr.prefetch import _serve; _serve()")
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **hidden})
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env={**environment, **hidden})
         try:
             self.ask((work, imports))
         except BaseException:

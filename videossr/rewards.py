@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['PARSE_MODES', 'SHAPES', 'REWARDS', 'answer_of', 'parse_interval', 'parse_counts', 'parse_order', 'reward_for',
-           'parse_reply', 'temporal_iou', 'grounding_reward', 'counting_reward', 'jigsaw_reward', 'RewardError',
-           'completion_text', 'score_reply', 'videossr_reward', 'VideoReward', 'make_reward', 'compute_score',
-           'blind_floor']
+__all__ = ['PARSE_MODES', 'MOST_READ', 'SHAPES', 'REWARDS', 'answer_of', 'readable', 'parse_interval', 'parse_counts',
+           'parse_order', 'reward_for', 'parse_reply', 'temporal_iou', 'grounding_reward', 'counting_reward',
+           'jigsaw_reward', 'RewardError', 'completion_text', 'score_reply', 'videossr_reward', 'VideoReward',
+           'make_reward', 'compute_score', 'blind_floor']
 
 # %% ../nbs/20_rewards.ipynb #effc4cce
 _THOUGHT_OPENS, _THOUGHT_ENDS = re.compile(r"<\s*think", re.I), re.compile(r"<\s*/\s*think\w*\s*>\s*", re.I)
@@ -82,13 +83,24 @@ def _paper_order(
     return order if sorted(order) == list(_DIGITS[:size]) else None
 
 # %% ../nbs/20_rewards.ipynb #a9e56f3e
+MOST_READ = 10_000  # characters of an answer that are looked at
+
+
+def readable(
+    reply: str,
+) -> str | None:  # None: its answer is too long
+    "What a reader is given: the reply, or where that is long the part behind its thought. Patterns take longer than in proportion on long texts."
+    return next((text for text in (reply, answer_of(reply)) if text is not None and len(text) <= MOST_READ), None)
+
+
 def _to_read(
     text: str,  # the reply
     parse: str,  # one of `PARSE_MODES`
 ) -> str | None:
-    "All of a reply to the letter, or leniently its answer, `None` where a thought never ends; raises as `_check`."
+    "All of a reply to the letter, or leniently its answer, `None` where a thought never ends or an answer is too long; raises as `_check`."
     _check(text, parse)
-    return text if parse == "paper" else answer_of(text)
+    said = text if parse == "paper" else answer_of(text)
+    return None if said is None or len(said) > MOST_READ else said
 
 # %% ../nbs/20_rewards.ipynb #281f2108
 _PLAIN = str.maketrans(
@@ -389,14 +401,21 @@ def parse_reply(
         raise ValueError(f"no reward for task {task!r}; known are {', '.join(sorted(REWARDS))}")
     if said is None:
         return None
-    return _PARSERS[task](said, answer, parse) if task in _PARSERS else said.strip() or None
+    try:
+        return _PARSERS[task](said, answer, parse) if task in _PARSERS else said.strip() or None
+    except (ArithmeticError, ValueError, RecursionError) as error:
+        _PARSERS[task]("", answer, parse)  # what fails without a reply, too, is the answer's fault
+        warnings.warn(f"a reply to a question of {task} cannot be read: {type(error).__name__}: {str(error)[:200]}", stacklevel=2)
+        return None
 
 # %% ../nbs/20_rewards.ipynb #6664dd92
 def temporal_iou(
     first: tuple[float, float],  # start <= end, seconds
     second: tuple[float, float],  # start <= end, seconds
 ) -> float:  # in [0, 1]
-    "Temporal intersection over union (tIoU), the VideoSSR paper's grounding reward."
+    "Temporal intersection over union (tIoU), the VideoSSR paper's grounding reward; 0 where a number is not finite."
+    if not all(map(math.isfinite, (*first, *second))):
+        return 0.0
     shared = max(0.0, min(first[1], second[1]) - max(first[0], second[0]))
     union = (first[1] - first[0]) + (second[1] - second[0]) - shared
     if union < 1e-9:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .policy import Policy, Prompt, encode_sample, encode_talk
 from .tasks import Sample
+from .tasks.core import open_picture
 from .video import Clip, fit_size, probe, read_clip
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def _pixels(image: Any) -> np.ndarray:  # (H, W, 3) uint8
         image = io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path")
     if isinstance(image, (str, Path, io.BytesIO)):
         try:
-            with Image.open(image) as opened:
+            with open_picture(image) as opened:
                 image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise ValueError(f"{image if not isinstance(image, io.BytesIO) else 'the bytes of an image'} cannot be read as an image: {error}") from error
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 # %% auto #0
-__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'probe', 'read_clip']
+__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'python_process', 'probe', 'read_clip']
 
 # %% ../nbs/00_video.ipynb #d82fd193
 class _Measures:
@@ -525,8 +525,21 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
     return _with_pyav(index, plan, height, width)
 
 # %% ../nbs/00_video.ipynb #e35b254d
-_SERVE = "from videossr.video import _serve; _serve()"
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_FIRST = ("import os, sys; sys.path[:] = [path for path in sys.path if os.path.abspath(path) != sys.argv[2]]; " # what Python has imported already
+          "import json; sys.path[:] = json.loads(sys.argv[1]); del sys.argv[1:3]; ")
+
+def python_process(
+    statement: str,  # to run
+    *arguments: str, # its `sys.argv[1:]`
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of another Python with the modules of this one. The working folder may hold a stranger's files, and with `-c` Python
+    looks there first: here it is looked at last, unless this package lies there. Variables that look like keys stay behind."""
+    here, ours = os.getcwd(), os.path.dirname(importlib.util.find_spec("videossr").submodule_search_locations[0])
+    paths = [os.path.abspath(path) for path in sys.path]
+    if here != ours: paths = [path for path in paths if path != here] + [here] * (here in paths)
+    kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return [sys.executable, "-c", _FIRST + statement, json.dumps(paths), here, *arguments], kept
 
 def _serve() -> None:
     "A worker's life: answer requests from stdin until it closes."
@@ -597,8 +610,8 @@ class _Worker:
     "The caller's side of one worker process."
     def __init__(self):
         self.calls, self.log = 0, tempfile.TemporaryFile("a+b")
-        command = [sys.executable, "-c", _BOOT + _SERVE, json.dumps([*map(str, sys.path)])]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+        command, environment = python_process("from videossr.video import _serve; _serve()")
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
 
     def ask(self,
         request: dict | None, # None: only wait for the answer

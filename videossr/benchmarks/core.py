@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,16 +27,17 @@ from ..answers import LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
 from ..records import Record, metric_interval, sample_id
-from ..rewards import answer_of, temporal_iou
+from ..rewards import answer_of, readable, temporal_iou
 from ..tasks import Sample
 
 # %% auto #0
 __all__ = ['PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
            'LENIENT_CHOICE', 'BENCHMARKS', 'Item', 'lettered', 'with_options', 'paper_choice', 'paper_grounding',
            'mean_grade', 'is_right', 'Scorer', 'begin_alike', 'first_character', 'first_letter', 'read_choice',
-           'first_range', 'best_tiou', 'recall_at', 'pairs_right', 'mean_over', 'Note', 'as_list', 'Source', 'choice',
-           'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark', 'Questions', 'load_benchmark',
-           'write_rows', 'make_example', 'benchmark_card', 'Graded', 'score_benchmark', 'blind_scores']
+           'finite', 'first_range', 'best_tiou', 'recall_at', 'pairs_right', 'mean_over', 'Note', 'as_list', 'Source',
+           'choice', 'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark', 'Questions',
+           'load_benchmark', 'write_rows', 'make_example', 'benchmark_card', 'Graded', 'score_benchmark',
+           'blind_scores']
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #54b247d2
 @dataclass(frozen=True)
@@ -131,8 +134,13 @@ class Scorer:
         reply: str,
         item: Item,
     ) -> Any:  # as `read`
-        "What a reply says; None also where its thought never ends, whatever the rule would find in it."
-        return None if answer_of(reply) is None else self.read(reply, item)
+        "What a reply says; None also where its thought never ends, where its answer is longer than any that is read, and where the rule fails on it."
+        text = None if answer_of(reply) is None else readable(reply)
+        try:
+            return None if text is None else self.read(text, item)
+        except Exception as error:  # of a reply: an evaluation must not end, nor each time that it is resumed
+            warnings.warn(f"a reply to {item.id} cannot be read: {type(error).__name__}: {str(error)[:200]}", stacklevel=2)
+            return None
 
     def verdict(
         self,
@@ -209,13 +217,21 @@ def read_choice(
     return named[0] if len(named) == 1 else None
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #042afa1d
+def finite(
+    numbers: Iterable[float],
+) -> list[float] | None:
+    "Numbers in order; None where one is too large to be a number of seconds."
+    found = sorted(numbers)
+    return found if all(map(math.isfinite, found)) else None
+
+
 def first_range(
     reply: str,
     item: Item,
 ) -> list[float] | None:  # start, end
     "The paper's rule for intervals: the first `number - number`, put in order. A unit, \"to\" or a long dash between the two is not read."
-    found = re.search(r"(\d+\.?\d*)\s*-\s*(\d+\.?\d*)", reply)
-    return sorted(float(number) for number in found.groups()) if found else None
+    found = re.search(r"(?<!\d)(\d+(?:\.\d*)?)\s*-\s*(\d+(?:\.\d*)?)", reply)
+    return finite(float(number) for number in found.groups()) if found else None
 
 
 def best_tiou(

@@ -23,6 +23,7 @@ from videossr.benchmarks.core import (
     Scorer,
     Source,
     best_tiou,
+    finite,
     first_range,
     paper_grounding,
     register_benchmark,
@@ -33,7 +34,7 @@ from ..rewards import answer_of
 __all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'QV_METRICS', 'any_range', 'lengths_of', 'mean_ap', 'official_charades']
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #2a6dcdd0
-_TIME = r"(\d+(?::\d+){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)"
+_TIME = r"(?<!\d)(\d+(?::\d+){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)"
 _UNIT = r"\s*(?:(?:s|secs?|seconds?|seonds)\b\.?)?\s*"
 _RANGE = re.compile(rf"{_TIME}{_UNIT}(?:-|\u2010|\u2011|\u2012|\u2013|\u2014|\bto\b|\buntil\b){_UNIT}{_TIME}", re.IGNORECASE)
 _BETWEEN = re.compile(rf"\bbetween\s+{_TIME}{_UNIT}\band\b{_UNIT}{_TIME}", re.IGNORECASE)
@@ -57,7 +58,7 @@ def any_range(
     "The first interval of a reply in any usual form: hyphen, dash or \"to\", with or without units, mm:ss; else a named start and end."
     text = answer_of(reply) or ""
     found = _RANGE.search(text) or _BETWEEN.search(text) or _NAMED.search(text)
-    return sorted(_seconds(time) for time in found.groups()) if found else None
+    return finite(_seconds(time) for time in found.groups()) if found else None
 
 
 PAPER_GROUNDING = Scorer(first_range, best_tiou, GROUNDING_METRICS)

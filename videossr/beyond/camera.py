@@ -241,8 +241,8 @@ def registered(
 
 # %% ../../nbs/25_beyond/01_camera.ipynb #dd2075f9
 _LENIENT = re.compile(
-    r"\s*(?:the )?(?:answer(?: is|:)|camera)?\s*(?:(?:pan|zoom|roll|move|turn)(?:s|ned|ed|ing|ning)?\s+)?"
-    rf"({'|'.join(sorted(MOTIONS, key=len, reverse=True))})\s+(?:by\s+)?(\d{{1,3}})\s*(?:%|°|percent|per cent|degrees?)?\s*\.?\s*",
+    r"(?:the\s+)?(?:(?:answer(?: is|:)|camera)\s*)?(?:(?:pan|zoom|roll|move|turn)(?:s|ned|ed|ing|ning)?\s+)?"
+    rf"({'|'.join(sorted(MOTIONS, key=len, reverse=True))})\s+(?:by\s+)?(\d{{1,3}})\s*(?:(?:%|°|percent|per cent|degrees?)\s*)?\.?",
     re.IGNORECASE,
 )
 
@@ -252,7 +252,7 @@ def read_motion(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[str, int] | None:  # a key of `MOTIONS` and an amount
     "The motion that a reply names, or `None`; `paper` takes the form that the question asks for and nothing else."
-    found = re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text) if parse == "paper" else _LENIENT.fullmatch(text)
+    found = re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text) if parse == "paper" else _LENIENT.fullmatch(text.strip())
     if not found or found.group(1).lower() not in MOTIONS:
         return None
     return found.group(1).lower(), int(found.group(2))

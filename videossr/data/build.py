@@ -37,7 +37,7 @@ from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups,
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
-from ..video import VideoError
+from ..video import VideoError, python_process
 
 # %% auto #0
 __all__ = ['Plan', 'make_plan', 'Work', 'Deal', 'shard_work', 'Verdicts', 'make_shard', 'shard_path', 'save_plan', 'load_plan',
@@ -401,9 +401,6 @@ def write_shard(
     return {"samples": len(samples), "refusals": len(refusals)}
 
 # %% ../../nbs/30_data/01_build.ipynb #2193beee
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from videossr.data.build import _serve; _serve(*sys.argv[2:])"
-
-
 def _serve(folder: str, imports: str) -> None:
     "A builder's life: a line with a shard comes in, lines about videos and the finished shard go out."
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the parent, who then ends us
@@ -451,9 +448,9 @@ class _Builder:
         imports: Sequence[str],  # modules to import there first
         events: queue.Queue,  # gets (self, event); None as event when the process is gone
     ):
-        command = [sys.executable, "-c", _BOOT, json.dumps([*map(str, sys.path)]), str(folder), json.dumps([*imports])]
+        command, environment = python_process("from videossr.data.build import _serve; _serve(*sys.argv[1:])", str(folder), json.dumps([*imports]))
         self.log = tempfile.TemporaryFile("a+b")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         self.shard: tuple[str, int] | None = None
         self.video, self.since, self.hung = "", time.monotonic(), False
         self.reader = threading.Thread(target=self._listen, args=(events,), daemon=True)

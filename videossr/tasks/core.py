@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -21,9 +21,9 @@ from PIL import Image
 from ..video import Clip, VideoError, fit_size, read_clip
 
 # %% auto #0
-__all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'video_key', 'has_key',
-           'sample_rng', 'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource',
-           'make_sample', 'row_reading', 'frames_clip', 'render']
+__all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading', 'video_key',
+           'has_key', 'sample_rng', 'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache',
+           'SampleSource', 'make_sample', 'row_reading', 'open_picture', 'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def files_of(
     recipe = sample.recipe
     try:
         found = [path for frames in recipe.get("frames", ()) for path in frames] + [view["video"] for view in recipe.get("views", ())]
-        found += [] if found else [sample.video, *([sample.donor] if sample.donor else [])]
+        found += [] if "frames" in recipe else [sample.video, *([sample.donor] if sample.donor else [])]
         return [os.fspath(path) for path in found]
     except (TypeError, KeyError) as error:
         raise ValueError(f"its recipe names no files properly ({type(error).__name__}: {error})") from error
@@ -111,6 +111,25 @@ def check_inside(
     for path in paths:
         if not os.path.join(os.path.abspath(path), "").startswith(top):
             raise ValueError(f"{place}: {str(path)!r} lies outside of {folder}; outside=True allows that, for files that you trust")
+
+# %% ../../nbs/10_tasks/00_core.ipynb #c8bc146e
+_READS: dict[str, tuple[float, float]] = {"n_frames": (1, 4096), "trim": (0, 0.499), "max_pixels": (1, 2**24), "min_pixels": (1, 2**24)}  # least and most
+
+
+def check_reading(
+    reading: Any,  # what a recipe's "read" holds
+    place: str,  # where it is, for the error
+) -> dict[str, Any]:  # the same
+    "Arguments of `read_clip` that a recipe may name. Raises `ValueError` for any other, and for a value out of bounds."
+    if not isinstance(reading, dict) or (unknown := reading.keys() - _READS.keys()):
+        names = ", ".join(sorted(map(str, unknown))) if isinstance(reading, dict) else repr(reading)[:80]
+        raise ValueError(f"{place}: its recipe reads a video with {names}; it may name {', '.join(_READS)}")
+    for name, value in reading.items():
+        least, most = _READS[name]
+        whole = name == "trim" or value is None or float(value).is_integer() if isinstance(value, (int, float)) else value is None
+        if not whole or (value is None and name != "min_pixels") or isinstance(value, bool) or (value is not None and not least <= value <= most):
+            raise ValueError(f"{place}: its recipe reads a video with {name}={value!r:.80}; it must be a number of {least:,} to {most:,}")
+    return reading
 
 # %% ../../nbs/10_tasks/00_core.ipynb #ca86e3a5
 _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of a piece between them, pieces
@@ -301,6 +320,9 @@ class SampleSource:
     reading: dict[str, Any]  # arguments of `read_clip`
     donor: str | None = None  # path of a second video
 
+    def __post_init__(self) -> None:
+        check_reading(self.reading, self.video)
+
     def keys(self) -> list[str]:
         "Fingerprints of the video and the donor."
         return [video_key(path) for path in (self.video, self.donor) if path is not None]
@@ -369,6 +391,20 @@ def row_reading(
     return {"max_pixels": most, **({"min_pixels": min(most, int(video["min_pixels"]))} if video.get("min_pixels") else {})}
 
 
+_PICTURES, _MOST_PIXELS = ("JPEG", "PNG", "WEBP", "BMP"), 2**26  # formats without code or references in them; 64 million pixels
+
+
+def open_picture(
+    path: str | Path | BinaryIO,  # a file, or one that is open
+) -> Image.Image:  # not decoded yet
+    "A picture of one of four formats and of bounded size. Raises `OSError` for any other, `ValueError` for a larger one."
+    picture = Image.open(path, formats=_PICTURES)
+    if picture.width * picture.height > _MOST_PIXELS:
+        picture.close()
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than the {_MOST_PIXELS:,} that are decoded")
+    return picture
+
+
 def frames_clip(
     paths: Sequence[str],  # picture files, in order
     fps: float,  # frames a second, > 0; times run from 0
@@ -379,7 +415,7 @@ def frames_clip(
     frames: list[np.ndarray] = []
     for path in paths:
         try:
-            with Image.open(path) as picture:
+            with open_picture(path) as picture:
                 if not frames:
                     height, width = fit_size(picture.height, picture.width, max_pixels, min_pixels)
                 same = (width, height) == picture.size
@@ -395,7 +431,8 @@ def render(
     "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one."
     maker, recipe = find_task(sample.task), dict(sample.recipe)
     if "frames" in recipe:
-        return [frames_clip(paths, fps, **recipe.get("read") or row_reading({})) for paths, fps in zip(recipe["frames"], recipe["fps"])]
+        reading = check_reading(recipe.get("read") or row_reading({}), sample.video)
+        return [frames_clip(paths, fps, **reading) for paths, fps in zip(recipe["frames"], recipe["fps"])]
     source = SampleSource(sample.video, recipe.pop("read"), sample.donor)
     source.check_keys(recipe.pop("keys", []))
     return maker.apply(source.clip(), recipe, source)
