@@ -16,7 +16,13 @@ from videossr import video
 from videossr.benchmarks import BENCHMARKS, core
 from videossr.rewards import MOST_READ, parse_reply, readable, score_reply, temporal_iou
 from videossr.tasks import Sample, make_sample, render
-from videossr.tasks.core import SampleSource, check_reading, files_of, frames_clip, open_picture
+from videossr.tasks.core import (
+    SampleSource,
+    check_reading,
+    files_of,
+    frames_clip,
+    open_picture,
+)
 from videossr.video import python_process
 
 N = MOST_READ

@@ -525,6 +525,7 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
     return _with_pyav(index, plan, height, width)
 
 # %% ../nbs/00_video.ipynb #e35b254d
+_SERVE = "from videossr.video import _serve; _serve()"
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _FIRST = ("import os, sys; sys.path[:] = [path for path in sys.path if os.path.abspath(path) != sys.argv[2]]; " # what Python has imported already
           "import json; sys.path[:] = json.loads(sys.argv[1]); del sys.argv[1:3]; ")
@@ -610,7 +611,7 @@ class _Worker:
     "The caller's side of one worker process."
     def __init__(self):
         self.calls, self.log = 0, tempfile.TemporaryFile("a+b")
-        command, environment = python_process("from videossr.video import _serve; _serve()")
+        command, environment = python_process(_SERVE)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
 
     def ask(self,
