@@ -610,6 +610,24 @@ def _row_keys(row: Mapping[str, Any], known: dict[str, str]) -> list[str]:
     return [*(known[path] for path in paths), *named] or [hashlib.blake2b(text.encode(), digest_size=10).hexdigest()]
 
 
+def _joined(
+    rows: Sequence[Mapping[str, Any]] | Dataset,
+    near_duplicates: bool = True,
+) -> tuple[list[list[str]], dict[str, str]]:  # the keys of each row; key -> name of the set of keys that stay together
+    "What rows show, and what of that must be on one side of a split."
+    known: dict[str, str] = {}
+    keys = [_row_keys(row, known) for row in rows]
+    sets = _Union({key for row in keys for key in row})
+    for row in keys:
+        for other in row[1:]:
+            sets.join(row[0], other)
+    if near_duplicates:
+        first: dict[str, str] = {}
+        for path, group in find_groups({path for row in rows for path in _shown_paths(row)[0]}).items():
+            sets.join(known[path], first.setdefault(group, known[path]))
+    return keys, {key: sets.root(key) for row in keys for key in row}
+
+
 def split_rows(
     dataset: Dataset | Sequence[Mapping[str, Any]],  # plain rows
     share: float = 0.25,  # of the videos to hold out, 0..1
@@ -618,17 +636,7 @@ def split_rows(
     near_duplicates: bool = True,  # look for videos that show the same footage, which decodes each once; False: only the same file counts
 ) -> tuple[Any, Any]:  # (train, held out) as `dataset`, in its order, neither empty
     "Holds out whole videos. Raises `ValueError` when there are fewer than two."
-    known: dict[str, str] = {}
-    keys = [_row_keys(row, known) for row in dataset]
-    sets = _Union({key for row in keys for key in row})
-    for row in keys:
-        for other in row[1:]:
-            sets.join(row[0], other)
-    if near_duplicates:
-        first: dict[str, str] = {}
-        for path, group in find_groups({path for row in dataset for path in _shown_paths(row)[0]}).items():
-            sets.join(known[path], first.setdefault(group, known[path]))
-    root = {key: sets.root(key) for row in keys for key in row}
+    keys, root = _joined(dataset, near_duplicates)
     held = set(split_keys(root, share, seed, root)[1])
     sides = [[number for number, row in enumerate(keys) if (row[0] in held) is side] for side in (False, True)]
     train, rest = ((dataset.select(side) if hasattr(dataset, "select") else [dataset[number] for number in side]) for side in sides)
