@@ -24,7 +24,7 @@ from ..answers import LETTERS, row_options
 from .groups import _Union, find_groups
 from .mix import split_keys
 from ..rewards import RewardError, _regions, score_reply
-from ..tasks.core import video_key
+from ..tasks.core import check_inside, video_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -166,6 +166,7 @@ def _as_list(value: Any, column: str) -> list[Any]:
 class _Files:
     "Finds the files that rows name."
     folder: Path
+    outside: bool = True  # whether files may lie outside of it
     known: dict[str, str] = field(default_factory=dict)
 
     def find_all(self, items: list[Any], column: str) -> list[Any]:
@@ -191,6 +192,11 @@ class _Files:
         if re.match(r"[a-z][a-z0-9+.-]*://", item, re.I):
             raise RowError("an address is not fetched; download the file and name its path", column, item)
         path = os.path.abspath(os.path.join(self.folder, item))
+        if not self.outside:
+            try:
+                check_inside([os.path.realpath(path)], os.path.realpath(self.folder), "")
+            except ValueError as error:
+                raise RowError(f"the file lies outside of {self.folder}; outside=True allows that, for rows that you trust", column, item) from error
         if not os.path.isfile(path):
             other = "a folder" if os.path.isdir(path) else "not there"
             raise RowError(f"the file is {other} (paths count from {self.folder}; `videos` names another folder)", column, item)
@@ -546,9 +552,9 @@ def _mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return kept | {new: row[old] for new, old in columns.items()}
 
 
-def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], columns: Mapping[str, str], form: str) -> Iterator[dict[str, Any]]:
+def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], columns: Mapping[str, str], form: str, outside: bool) -> Iterator[dict[str, Any]]:
     "Plain rows of one table. Raises `RowError`."
-    files, known = _Files(folder), form
+    files, known = _Files(folder, outside), form
     for number, row in numbered:
         place = f"{name}, row {number}"
         if not isinstance(row, dict):
@@ -572,6 +578,7 @@ def load_rows(
     form: str = "auto",  # a key of `FORMS`; auto: by the keys of a file's first row
     videos: str | Path | None = None,  # folder that relative paths count from; None: that of the file
     split: str = "train",  # of a folder or dataset
+    outside: bool = True,  # whether paths may lead out of the folder that they count from; False: for rows that you do not trust
 ) -> Dataset:
     "Rows with questions, files and answers in the plain form. Raises `RowError` that names file, row, column and value, and `ValueError` for a place without rows."
     from datasets import Dataset
@@ -583,7 +590,7 @@ def load_rows(
         raise ValueError(f"videos={str(videos)!r} is no folder")
     rows: list[dict[str, Any]] = []
     for name, folder, numbered in _tables(place, split):
-        for row in _read_table(name, Path(videos or folder).absolute(), numbered, columns or {}, form):
+        for row in _read_table(name, Path(videos or folder).absolute(), numbered, columns or {}, form, outside):
             kinds = {isinstance(item, list) for one in (row, *rows[-1:]) for item in one["videos"]}
             if len(kinds) > 1:
                 raise RowError("lists of frames and paths of videos in one set; load them apart", "videos", place=name)
