@@ -149,7 +149,7 @@ def read_rewards(
         found.append((module, name, number))
     return found
 
-
+# %% ../nbs/21_own_rewards.ipynb #98f9a9b9
 def ready_rewards(
     text: str,  # as for `read_rewards`
 ) -> list[str]:  # keys of `ANSWER_REWARDS`

@@ -28,6 +28,15 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
+# %% auto #0
+__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
+           'settings_of', 'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device',
+           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
+           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
+           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'draw_answers']
+
+# %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
@@ -44,14 +53,6 @@ from .show import before_after, reward_curve, show_sample
 from .rows import View
 from .tasks import Sample
 from .versions import installed
-
-# %% auto #0
-__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
-           'settings_of', 'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device',
-           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
-           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
-           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
-           'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #db02c773
 import sys

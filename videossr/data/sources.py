@@ -634,7 +634,7 @@ def _joined(
             sets.join(known[path], first.setdefault(group, known[path]))
     return keys, {key: sets.root(key) for row in keys for key in row}
 
-
+# %% ../../nbs/30_data/05_sources.ipynb #82c022d4
 def split_rows(
     dataset: Dataset | Sequence[Mapping[str, Any]],  # plain rows
     share: float = 0.25,  # of the videos to hold out, 0..1

@@ -210,7 +210,7 @@ def _read(row: Mapping[str, Any], text: str, sample: Sample | None, parse: str) 
     "What a reply of a group was read as."
     return plain(str(read_own(sample, text)), 40) if sample is not None and is_own(sample) else read_as(row["task"], text, row["answer"], parse)
 
-
+# %% ../../nbs/60_viewers/04_rollouts.ipynb #6c999d30
 def group_state(
     row: Mapping[str, Any],  # a line of rollouts.jsonl
     sample: Sample | None,  # None: not in the run's folder
