@@ -133,10 +133,11 @@ def split_sides(
 ) -> Sides:
     "Holds out whole videos, of rows and pretext samples alike. Raises `ValueError` when the rows are of fewer than two."
     rows = [one.recipe["row"] for one in own]
-    paths = sorted({*map(str, videos)} or {path for row in rows for path in _shown_paths(row)[0]})
-    named = [(groups or {}).get(os.path.abspath(path)) for path in paths]
-    shadows = [{"prompt": "", "videos": [path], "extra_info": {"video_id": name}} for path, name in zip(paths, named)]
-    keys, root = _joined([*rows, *shadows])
+    shown = {path for row in rows for path in _shown_paths(row)[0]}
+    paths = sorted({*map(str, videos)} or shown)
+    named = [(path, (groups or {}).get(os.path.abspath(path))) for path in [*paths, *sorted(shown)]]
+    keys, root = _joined([*rows, *({"prompt": "", "videos": [path], "extra_info": {"video_id": name}} for path, name in named)])
+    keys = keys[: len(rows) + len(paths)]
     of_rows = {key for row in keys[: len(rows)] for key in row}
     held = {root[key] for key in split_keys(of_rows, share, seed, root)[1]}
     taken = {root[key] for key in of_rows}

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,35 +39,31 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train
 
 # %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
+from .answers import ANSWER_REWARDS
+from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
+from .families import MARKERS
+from .floors import evenly, low_level_replies, mixture_replies
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, _check_settings, warm_start
 from videossr.memory import (
     MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
     with_room, workload,
 )  # fmt: skip
-from .policy import Policy, check_parse, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
-from .records import lock_file
-from .rewards import REWARDS, blind_floor, make_reward, parse_reply
-from .show import before_after, reward_curve, show_sample
-from .rows import View
-from .tasks import Sample
-from .versions import installed
-
-# %% ../nbs/53_runs.ipynb #db02c773
-import sys
-
-from .answers import ANSWER_REWARDS
-from .checkpoints import dress_as_published
-from .families import MARKERS
-from .floors import evenly, low_level_replies, mixture_replies
 from videossr.mixing import (
     RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
     show_clips, split_sides,
 )  # fmt: skip
 from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
+from .policy import Policy, check_parse, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
+from .records import lock_file
+from .rewards import REWARDS, blind_floor, make_reward, parse_reply
+from .rows import View
 from .settings import options_text, read_named, read_options
+from .show import before_after, reward_curve, show_sample
+from .tasks import Sample
+from .versions import installed
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
