@@ -134,10 +134,12 @@ def test_a_reward_of_one_s_own_scores_rows_alone(media, tmp_path):
     policy, _ = runs.make_policy(run, settings, train, seed, progress=False)
     runs.train_policy(run, policy, train, settings, seed, progress=False, reward=short)
     assert seen and {*seen} <= {"choice.jsonl", "number.jsonl"}
-    assert run.read_json("config.json")["reward_functions"] == ["videossr_reward", "short"]
-    assert {"rewards/short/mean", "rewards/videossr_reward/mean"} <= {*run.log_rows()[0]}
+    assert run.read_json("config.json")["reward_functions"] == ["videossr_reward+short"]
+    assert "rewards/videossr_reward+short/mean" in run.log_rows()[0]
+    parts, weights = runs._rewards_of(replace(settings, reward="choice*0.5, number"), None)
+    assert ([part.__name__ for part in parts], weights) == (["videossr_reward", "choice_reward", "number_reward"], [1.0, 0.5, 1.0])
     again = open_run(given(media, output_dir=str(tmp_path / "run"), steps=1))
-    assert again.read_json("config.json")["reward_functions"] == ["videossr_reward", "short"]
+    assert again.read_json("config.json")["reward_functions"] == ["videossr_reward+short"]
     shutil.rmtree(run.path("checkpoints", "final"))
     with pytest.raises(ValueError, match="began with the reward"):
         runs.train_policy(run, policy, train, settings, seed, progress=False, reward=lambda completions, **_: [0.0] * len(completions))

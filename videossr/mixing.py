@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['is_own', 'own_sample', 'data_places', 'load_own', 'data_digest', 'Sides', 'split_sides', 'counts_of', 'draw_own',
-           'show_clips', 'encode_question', 'encode_stored', 'question_rows', 'own_reward', 'RoutedReward', 'read_own',
-           'grade_own', 'ask', 'own_floors']
+           'show_clips', 'encode_question', 'encode_stored', 'question_rows', 'own_reward', 'RoutedReward',
+           'MixedReward', 'read_own', 'grade_own', 'ask', 'own_floors']
 
 # %% ../nbs/52_mixing.ipynb #74518793
 def is_own(
@@ -254,6 +254,26 @@ class RoutedReward:
         picked = {name: [value[number] for number in mine] if isinstance(value, list) and len(value) == n else value for name, value in columns.items()}
         values = dict(zip(mine, self.function(completions=[completions[number] for number in mine], **picked), strict=True))
         return [values.get(number) for number in range(n)]
+
+# %% ../nbs/52_mixing.ipynb #73988b38
+@dataclass(frozen=True)
+class MixedReward:
+    "Rewards of both kinds as one function: each row's value is that of the part that has one."
+    parts: tuple[RoutedReward, ...]
+
+    @property
+    def __name__(self) -> str:
+        return "+".join(part.__name__ for part in self.parts)
+
+    @property
+    def parse(self) -> str:
+        "How it reads replies, if a part says so."
+        return next(filter(None, (part.parse for part in self.parts)), "")
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        "A number for each completion that a part scores."
+        values = zip(*(part(completions, **columns) for part in self.parts), strict=True)
+        return [next((value for value in row if value is not None), None) for row in values]
 
 # %% ../nbs/52_mixing.ipynb #fdb59604
 _READ: dict[str, Callable[[str, Any], Any]] = {

@@ -52,7 +52,7 @@ from videossr.memory import (
     with_room, workload,
 )  # fmt: skip
 from videossr.mixing import (
-    RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
+    MixedReward, RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
     show_clips, split_sides,
 )  # fmt: skip
 from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
@@ -855,6 +855,8 @@ def _rewards_of(
         raise ValueError("reward would change nothing with pretext=1: no row of your own is trained on")
     mine = [RoutedReward(one, own=True) for one in functions or [own_reward]] if settings.pretext < 1 else []
     theirs = [RoutedReward(usual, own=False)] if settings.pretext > 0 else []
+    if len(mine) == len(theirs) == 1 and (weights or [1.0]) == [1.0]:
+        return [MixedReward((*theirs, *mine))], None
     return [*theirs, *mine], [1.0] * len(theirs) + (weights or [1.0] * len(mine))
 
 

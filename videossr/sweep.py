@@ -138,7 +138,8 @@ def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
     "The run folder of an arm with its samples, the shared policy and the shared answers."
     base, settings = sweep.base(seed), replace(sweep.settings, **arm.changes)
     rows = [asdict(row) for row in arm.mix.rows]
-    run = Run.create(sweep.run(arm, seed).folder, settings, seed, video_dir=sweep.video_dir, tasks="", arm=arm.name, rows=rows)
+    video_dir = "" if settings.pretext == 0 else sweep.video_dir  # of pretext samples
+    run = Run.create(sweep.run(arm, seed).folder, settings, seed, video_dir=video_dir, tasks="", arm=arm.name, rows=rows)
     done = run.path("samples", "refusals.jsonl")  # written last, and so the sign that the rest is there
     if not done.exists():
         videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet")) if not is_own(sample)})
