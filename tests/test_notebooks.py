@@ -243,3 +243,27 @@ def test_ablations(environment, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) == 5, "three tasks sampled, one task scaled, one matrix"
     assert len(list((tmp_path / "runs").rglob("results.json"))) == 4 + 4
+
+
+def test_own_and_pretext(environment, tmp_path):
+    "Three arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
+    small = {"seeds": "0", "n_videos": 12, "n_train": 12, "n_held_out": 8, "warm_steps": 2, "steps": 2, "groups": 2, "group_size": 4, "output_dir": tmp_path / "runs"}
+    done = papermill(ROOT / "nbs" / "own_and_pretext.ipynb", tmp_path / "out.ipynb", small, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {path.parent.name: read_results(path) for path in (tmp_path / "runs").rglob("results.json")}
+    assert set(found) == {"own-questions", "pretext-samples", "both"}
+    sizes = {name: {task: line["before"]["n"] for task, line in one["tasks"].items()} for name, one in found.items()}
+    assert len({json.dumps(one, sort_keys=True) for one in sizes.values()}) == 1 and sizes["both"]["questions.jsonl"] == 8, "all arms are asked the same"
+    assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) == 2 + 2 + 1
+
+
+def test_questions_of_one_s_own(environment, tmp_path):
+    "train.ipynb with a file of rows, as the README has it: a line for the source in the table, and a picture."
+    names = [path.name for path in demo_videos(6, folder=tmp_path, progress=False)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps({"prompt": "What grows?", "video": name, "options": ["sun", "fence"], "answer": "B"}) + "\n" for name in names))
+    parameters = {**SMALL, "data": tmp_path / "my.jsonl", "options": "pretext=0.5 n_frames=4 max_pixels=4096", "output_dir": tmp_path / "run"}
+    done = papermill(TRAIN, tmp_path / "out.ipynb", parameters, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(read_results(tmp_path / "run" / "results.json")["tasks"]) == TASKS | {"my.jsonl"}
+    assert "**my.jsonl**" in (tmp_path / "out.ipynb").read_text()
+    assert (tmp_path / "run" / "figures" / "after-my.jsonl-0.png").exists()

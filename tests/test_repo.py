@@ -19,7 +19,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     "versions", "video", "demo", "show", "settings", "tasks", "rewards", "answers", "own_rewards", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "records",
-    "backends", "viubench", "evaluate", "runs", "launch", "sweep", "first_gpu",
+    "backends", "viubench", "evaluate", "mixing", "runs", "launch", "sweep", "first_gpu",
     "benchmarks", "viewers",
 ]  # fmt: skip
 COMMANDS = [
@@ -378,10 +378,11 @@ def test_recipe(path):
     "Every recipe is a flat list of the parameters of its notebook, of their types, with settings that exist."
     notebook = "ablations.ipynb" if path.stem == "ablations" else "train.ipynb"
     recipe, known = yaml.safe_load(path.read_text(encoding="utf-8")), parameters_of(notebook)
-    assert set(recipe) <= set(known)
     types = {"str": str, "int": int, "float": float, "bool": bool}
+    kinds = {**(runs.setting_types() if path.stem != "ablations" else {}), **{name: types[kind] for name, (kind, _) in known.items()}}
+    assert set(recipe) <= set(kinds)
     for name, value in recipe.items():
-        assert type(value) is types[known[name][0]], f"{name}: {value!r} (YAML reads 1e-6 as text: write 1.0e-6)"
+        assert type(value) is kinds[name], f"{name}: {value!r} (YAML reads 1e-6 as text: write 1.0e-6)"
     settings = {name: value for name, value in recipe.items() if name in runs.TrainSettings.__dataclass_fields__}
     made = runs.train_settings(recipe.get("preset", "demo"), **settings)
     assert all(getattr(made, name) == value for name, value in settings.items())

@@ -63,6 +63,9 @@ RIGHT = {
 }
 
 
+MORE = {**runs.setting_types(), "tasks": str}  # parameters of train.ipynb that its first cell does not name
+
+
 def kernel(path, given):
     "What a notebook's parameters are after papermill's own cell and the check behind it."
     source = parameters_cell(path)[1]
@@ -70,7 +73,7 @@ def kernel(path, given):
     namespace = {"In": ["", source, injected] if given else ["", source]}
     for cell in namespace["In"]:
         exec(compile(cell, path.name, "exec", dont_inherit=True), namespace)
-    return check_parameters(namespace, runs.setting_types() if path.name == "train.ipynb" else None), namespace
+    return check_parameters(namespace, MORE if path.name == "train.ipynb" else None), namespace
 
 
 # ------------------------------------------------------------------------------------------------------------ notebooks
@@ -377,4 +380,4 @@ def test_recipes_are_read_by_papermill_and_launcher_alike():
         name = "ablations.ipynb" if path.stem == "ablations" else "build_dataset.ipynb" if path.parent.name == "data" else "train.ipynb"
         values, written = read_yaml(path.read_text(encoding="utf-8"), path.name)
         kinds = {parameter: kind for parameter, (kind, _) in declared(NOTEBOOKS[name]).items()}
-        assert read_named(values, kinds, written) == values
+        assert read_named(values, {**kinds, **(MORE if name == "train.ipynb" else {})}, written) == values

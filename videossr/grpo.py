@@ -67,8 +67,9 @@ def borrowed_answers(
 
 
 def _alike(samples: Sequence[Sample], sample: Sample) -> list[Sample]:
-    "Those with as many clips: the order of three is no answer to a question about four."
-    return [one for one in samples if one.recipe.get("n_clips") == sample.recipe.get("n_clips")]
+    "Those with as many clips: the order of three is no answer to a question about four. Of rows of one's own, those of the same type."
+    kind = (sample.recipe.get("n_clips"), "row" in sample.recipe and sample.type)
+    return [one for one in samples if (one.recipe.get("n_clips"), "row" in one.recipe and one.type) == kind]
 
 
 def _tokens_of(policy: Policy, texts: list[str], n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,8 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from . import runs
-from .evaluate import Record, evaluate
+from .evaluate import Record
+from .mixing import ask
 from .policy import Policy
 from .runs import Run, TrainSettings
 from .settings import read_named, read_yaml
@@ -129,7 +130,7 @@ def ask_together(
 ) -> list[Record]:  # of all samples, in each process
     "Answers to the held-out samples, shared among the processes; what the run's records hold already nobody is asked again."
     options = {"name": stage, "batch_size": 32, "max_new_tokens": settings.max_new_tokens, "parse": settings.parse, "progress": progress}
-    return evaluate(policy, held_out, run.path("records", f"{stage}.jsonl"), together=True, **options)
+    return ask(policy, held_out, run.path("records", f"{stage}.jsonl"), view=runs.view_of(settings), together=True, **options)
 
 
 def _lines(path: Path) -> int:

@@ -19,11 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .answers import ANSWER_REWARDS, choice_reward
 from .rewards import completion_text
 from .settings import read_value
 
 # %% auto #0
-__all__ = ['RewardFunction', 'read_rewards', 'load_rewards', 'reward_sources']
+__all__ = ['RewardFunction', 'read_rewards', 'ready_rewards', 'load_rewards', 'reward_sources']
 
 # %% ../nbs/21_own_rewards.ipynb #8d18e39e
 def _number(value: Any) -> float | None:
@@ -124,24 +125,37 @@ def _function(module: str, name: str) -> Callable:
     return found
 
 # %% ../nbs/21_own_rewards.ipynb #7ff515ee
-_REWARD = re.compile(r"([^\s:*,]+):([^\s:*,]+)(?:\s*\*\s*(\S+))?")
+_REWARD = re.compile(r"(?:([^\s:*,]+):)?([^\s:*,]+)(?:\s*\*\s*(\S+))?")
+
+
+_READY = choice_reward.__module__  # where the ready rewards are
 
 
 def read_rewards(
-    text: str,  # as "my_module:f*0.5, my_module:g"
+    text: str,  # as "my_module:f*0.5, my_module:g"; a key of `ANSWER_REWARDS` stands for that function
 ) -> list[tuple[str, str, float]]:  # module, function, weight
     "The functions that a text names. Raises `ValueError` for what is none, or a weight that is no number but 0."
     found = []
     for part in (part.strip() for part in text.split(",")):
         match = _REWARD.fullmatch(part)
-        if match is None:
-            raise ValueError(f"reward {part!r} should be my_module:my_reward, or my_module:my_reward*0.5")
+        if match is None or (match[1] is None and match[2] not in ANSWER_REWARDS):
+            raise ValueError(f"reward {part!r} should be my_module:my_reward, or my_module:my_reward*0.5, or one of {', '.join(ANSWER_REWARDS)}")
         module, name, weight = match.groups()
+        if module is None:
+            module, name = _READY, ANSWER_REWARDS[name].__name__
         number = read_value(f"the weight of reward {module}:{name}", weight or 1.0, float)
         if number == 0 or (module, name) in [one[:2] for one in found]:
             raise ValueError(f"reward {part!r} has weight 0: leave it out" if number == 0 else f"reward {module}:{name} is named twice")
         found.append((module, name, number))
     return found
+
+# %% ../nbs/21_own_rewards.ipynb #98f9a9b9
+def ready_rewards(
+    text: str,  # as for `read_rewards`
+) -> list[str]:  # keys of `ANSWER_REWARDS`
+    "Those of the functions that are ready ones for rows with an answer, whichever way they are named."
+    functions = [name for module, name, _ in read_rewards(text) if module == _READY]
+    return [key for key, function in ANSWER_REWARDS.items() if function.__name__ in functions]
 
 
 def load_rewards(

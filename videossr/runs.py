@@ -12,11 +12,12 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -28,38 +29,41 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
+# %% auto #0
+__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
+           'settings_of', 'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device',
+           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
+           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
+           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'draw_answers']
+
+# %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
+from .answers import ANSWER_REWARDS
+from .checkpoints import dress_as_published
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
+from .families import MARKERS
+from .floors import evenly, low_level_replies, mixture_replies
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, _check_settings, warm_start
 from videossr.memory import (
     MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
     with_room, workload,
 )  # fmt: skip
-from .policy import Policy, check_parse, encode_sample, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
+from videossr.mixing import (
+    MixedReward, RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
+    show_clips, split_sides,
+)  # fmt: skip
+from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
+from .policy import Policy, check_parse, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
-from .rewards import blind_floor, make_reward, parse_reply
-from .show import before_after, reward_curve, show_sample
-from .tasks import Sample, render
-from .versions import installed
-
-# %% auto #0
-__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'train_settings', 'setting_types', 'read_changes', 'settings_of',
-           'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'Run',
-           'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy',
-           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room',
-           'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
-           'draw_answers']
-
-# %% ../nbs/53_runs.ipynb #db02c773
-import sys
-
-from .checkpoints import dress_as_published
-from .families import MARKERS
-from .floors import evenly, low_level_replies, mixture_replies
-from .own_rewards import RewardFunction, load_rewards, reward_sources
+from .rewards import REWARDS, blind_floor, make_reward, parse_reply
+from .rows import View
 from .settings import options_text, read_named, read_options
+from .show import before_after, reward_curve, show_sample
+from .tasks import Sample
+from .versions import installed
 
 # %% ../nbs/53_runs.ipynb #d4a273ab
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class TrainSettings:
     model: str = "tiny"  # "tiny", a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
     difficulty: str | None = None  # of all tasks; None: as the mix says
-    n_train: int = 600  # training samples; with `adaptive`, of each rung
-    n_held_out: int = 240  # held-out samples, from other videos
+    n_train: int = 600  # training prompts; with `adaptive`, of each rung
+    n_held_out: int = 240  # held-out samples, from other videos; with `data`, pretext samples and, as far as there are, rows as well
     held_out: float = 0.25  # share of the videos
     warm_steps: int = 200  # supervised steps on borrowed answers; 0: none
     steps: int = 600  # GRPO steps
@@ -94,7 +98,10 @@ class TrainSettings:
     adaptive: str = ""  # difficulty: empty, as the mix says; "adaptive" or "adaptive-mix", after the rewards; "uniform", all rungs alike
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
     options: dict[str, Any] = field(default_factory=dict)  # further fields of `VideoGRPOConfig`, where they differ from that
-    reward: str = ""  # what to train with instead of the tasks' own rewards, as "my_module:f*0.5, my_module:g"
+    reward: str = ""  # what to train with instead of the tasks' own rewards, as "my_module:f*0.5, my_module:g"; with `data`, on its rows alone
+    data: str = ""  # rows of one's own: a file, folder or dataset, several with commas between; empty: pretext samples alone
+    pretext: float | None = None  # share of the training prompts that are pretext samples, where there is `data`; None: half of them
+    answer: str = ""  # how rows are scored, a key of `ANSWER_REWARDS`; empty: "auto", by the shape of each answer
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
@@ -114,6 +121,45 @@ _LEAST = {
     "n_train": 1, "n_held_out": 1, "warm_steps": 0, "steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "beta": 0, "max_new_tokens": 1, "refill": 0,
     "lora_rank": 0, "save_steps": 1, "rollout_steps": 1,
 }  # fmt: skip
+
+# %% ../nbs/53_runs.ipynb #93e76de3
+_VIEW = tuple(View.__dataclass_fields__)  # options that are about rows of one's own
+
+
+def _without_data(made: TrainSettings) -> TrainSettings:
+    "The settings of pretext samples alone. Raises `ValueError` for what would change nothing."
+    if unused := [name for name in ("pretext", "answer") if getattr(made, name) not in (None, "")]:
+        raise ValueError(f"{', '.join(unused)} would change nothing: it is about rows of your own, and data is empty")
+    if unused := [name for name in _VIEW if name in made.options]:
+        raise ValueError(f"{', '.join(unused)} would change nothing: data is empty, and the difficulty of pretext samples fixes their frames")
+    if ready := made.reward and ready_rewards(made.reward):
+        raise ValueError(f"reward {', '.join(ready)} scores rows of your own, and data is empty")
+    return made
+
+
+def _with_data(made: TrainSettings, given: Mapping[str, Any]) -> TrainSettings:
+    "The settings with the share of pretext samples. Raises `ValueError` for what cannot be, or would change nothing."
+    if not made.data:
+        return _without_data(made)
+    made = replace(made, pretext=0.5 if made.pretext is None else made.pretext)
+    if not 0 <= made.pretext <= 1:
+        raise ValueError(f"pretext is {made.pretext:g}; it is a share of the training prompts, from 0 to 1")
+    if made.answer not in ("", *ANSWER_REWARDS):
+        raise ValueError(f"no answer {made.answer!r}; choose from {', '.join(ANSWER_REWARDS)}, or leave it empty")
+    if made.adaptive:
+        raise ValueError(f"adaptive is {made.adaptive!r}, and rows of your own have no difficulty that could follow the rewards; leave adaptive or data out")
+    unused = {0.0: ("mix", "difficulty", "strict"), 1.0: ("reward",)}.get(made.pretext, ())
+    if unused := [name for name in unused if given.get(name)]:
+        raise ValueError(f"{', '.join(unused)} would change nothing with pretext={made.pretext:g}: no {'row of your own' if made.pretext else 'pretext sample'} is trained on")
+    counts_of(made.n_train, made.pretext)
+    return made
+
+
+def view_of(
+    settings: TrainSettings,
+) -> View:
+    "How files of rows are shown."
+    return View(**{name: settings.options[name] for name in _VIEW if name in settings.options})
 
 # %% ../nbs/53_runs.ipynb #4c97ea68
 def train_settings(
@@ -139,7 +185,7 @@ def train_settings(
         raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
     if made.prefetch < 0:
         raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
-    return made
+    return _with_data(made, changes)
 
 # %% ../nbs/53_runs.ipynb #e813cf82
 _DECIDED = {  # fields of `VideoGRPOConfig` that a run decides itself, by what to do instead
@@ -172,7 +218,7 @@ def read_changes(
     return read_named(given, {**typing.get_type_hints(VideoGRPOConfig), **setting_types()}, what="option")
 
 # %% ../nbs/53_runs.ipynb #d63e8b37
-_UNSET = {"warm_steps": -1, "beta": -1, "prefetch": -1}  # where 0 means something
+_UNSET = {"warm_steps": -1, "beta": -1, "prefetch": -1, "pretext": -1}  # where 0 means something
 
 
 def settings_of(
@@ -254,7 +300,7 @@ def release_run(folder: str | Path) -> None:
 
 # %% ../nbs/53_runs.ipynb #5676ce39
 OLDER = {"markers": "installed"}  # settings of runs that are older than the setting, where that is not today's default
-_FREE = ("prefetch",)  # settings that change no result, so that a run may go on with others
+_FREE = ("prefetch", "reward_functions")  # what changes no result, so that a run may go on with others, or is written later
 
 
 def on_cpu(
@@ -273,6 +319,23 @@ def check_device(
             f"these settings train {settings.model} in bfloat16 on a GPU, and PyTorch sees none here. With the parameter device, "
             "-p device cpu, they run on the CPU: right, and too slow for more than a look"
         )
+
+# %% ../nbs/53_runs.ipynb #4dc3552b
+def check_data(
+    settings: TrainSettings,
+    video_dir: str = "",
+    tasks: str = "",
+    made: bool = False,  # whether the run has its samples already
+) -> None:
+    "Raises `ValueError` or `FileNotFoundError` for rows that cannot be used, or parameters that would change nothing beside them."
+    if settings.pretext == 0 and (unused := [name for name, value in {"video_dir": video_dir, "tasks": tasks}.items() if value]):
+        raise ValueError(f"{', '.join(unused)} would change nothing with pretext=0: no pretext sample is made")
+    if settings.data and not made:
+        own, several = load_own(settings.data, settings.answer or "auto"), int(os.environ.get("WORLD_SIZE", 1)) > 1
+        if several and (blind := sum(not show for show in ([*one.recipe["row"].get("videos", ()), *one.recipe["row"].get("images", ())] for one in own))):
+            raise ValueError(f"{blind} rows of {settings.data} show no video and no image: with several processes one of them would wait for ever for another; leave them out")
+        for name in ready_rewards(settings.reward) if settings.reward else ():
+            load_own(settings.data, name)  # whose answers it must be able to score
 
 # %% ../nbs/53_runs.ipynb #e3efa0d5
 @dataclass(frozen=True)
@@ -297,6 +360,9 @@ class Run:
         if settings.reward:
             load_rewards(settings.reward)
             config["reward_source"] = reward_sources(settings.reward)
+        if settings.data:
+            check_data(settings, more.get("video_dir", ""), more.get("tasks", ""), run.path("samples", "refusals.jsonl").exists() and resume)
+            config["data_digest"] = data_digest(settings.data)
         if not run.path("results.json").exists():
             check_device(settings)
             if settings.options:
@@ -305,7 +371,7 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             new = claim_run(run.folder)
             try:
-                run._check_same(config) if resume else run._clear()
+                config |= run._check_same(config) if resume else run._clear()
             except ValueError:
                 if new:
                     release_run(run.folder)
@@ -318,21 +384,24 @@ class Run:
             raise OSError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another output_dir") from error
         return run
 
-    def _check_same(self, config: dict[str, Any]) -> None:
+    def _check_same(self, config: dict[str, Any]) -> dict[str, Any]:
+        "What else the run's config.json has. Raises `ValueError` where it has other settings."
         before = self.read_json("config.json")
         if before is None:
-            return
+            return {}
         before = {**asdict(TrainSettings()), **OLDER, **before}  # a setting younger than the run
         now = json.loads(json.dumps(config, default=str))
         other = [f"{name} is {before.get(name)!r} there, {now.get(name)!r} here" for name in sorted({*before, *now}.difference(_FREE)) if before.get(name) != now.get(name)]
         if other:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(other)}); choose another output_dir, or resume=False to replace that run")
+        return {name: before[name] for name in ("reward_functions",) if name in before}
 
-    def _clear(self) -> None:
+    def _clear(self) -> dict[str, Any]:
         for name in (*_PARTS, "wandb"):
             shutil.rmtree(self.path(name), ignore_errors=True)
         for path in (self.log_path, self.rollouts_path, self.path("results.json"), self.path("config.json")):
             path.unlink(missing_ok=True)
+        return {}
 
     @property
     def log_path(self) -> Path:
@@ -402,10 +471,19 @@ def make_train(
     videos: Sequence[str | Path],  # for training
     seed: int,
     progress: bool = True,
+    own: Sequence[Sample] = (),  # rows of one's own, for training
 ) -> list[dict[str, str]]:  # refusals
     "Makes the training samples of a run, of each rung of the ladder where its difficulty follows the rewards."
     mixes = mix_ladder(mix) if settings.adaptive else [mix]
-    made, refusals = zip(*(build_samples(videos, one, settings.n_train, seed, near_duplicates=False, progress=progress) for one in mixes), strict=True)
+    n_pretext, n_own = counts_of(settings.n_train, settings.pretext) if settings.data else (settings.n_train, 0)
+    made, refusals = [], []
+    for one in mixes if n_pretext else ():
+        samples, left_out = build_samples(videos, one, n_pretext, seed, near_duplicates=False, progress=progress)
+        made, refusals = [*made, samples], [*refusals, left_out]
+    if settings.data:
+        made.append(draw_own(own, n_own, seed))
+        question_rows([*chain(*made)])  # rows of several files must fit together
+        save_samples(own, run.path("samples", "own.parquet"))
     save_samples([*chain(*made)], run.path("samples", "train.parquet"))
     if settings.adaptive:
         run.write_json("samples/rungs.json", [rung for rung, samples in enumerate(made) for _ in samples])
@@ -423,6 +501,26 @@ def _sides(
     sides = split_videos(videos, settings.held_out, seed, groups, near_duplicates=False)
     return sides, {str(path): groups[str(path)] for path in sides[1] if str(path) in groups}
 
+# %% ../nbs/53_runs.ipynb #0dd875d8
+def _make_mixed(
+    run: Run, settings: TrainSettings, seed: int, video_dir: str | Path | None, tasks: Sequence[str] | None, progress: bool
+) -> tuple[list[Sample], list[dict[str, str]]]:  # held out, refusals
+    "Makes the samples of a run with rows of one's own. Raises `ValueError` where no video is left for pretext samples."
+    videos = find_videos(video_dir) if video_dir else ()
+    own = load_own(settings.data, settings.answer or "auto")
+    sides = split_sides(own, videos, settings.held_out, seed, known_groups(video_dir) if video_dir else None)
+    if settings.pretext and not (sides.train_videos and sides.held_out_videos):
+        side = "held-out" if sides.train_videos else "training"
+        raise ValueError(f"there is no {side} video that pretext samples could be made of; give a video_dir with other videos, or pretext=0")
+    refusals, mix = [], _mix_of(settings, tasks)
+    refusals += make_train(run, settings, mix, sides.train_videos, seed, progress, own=sides.train)
+    held_out = draw_own(sides.held_out, min(settings.n_held_out, len(sides.held_out)), seed)
+    if settings.pretext:
+        groups = {path: name for path, name in sides.groups.items() if path in sides.held_out_videos}
+        made, left_out = build_samples(sides.held_out_videos, mix, settings.n_held_out, seed, groups=groups, near_duplicates=False, progress=progress)
+        held_out, refusals = [*made, *held_out], refusals + left_out
+    return held_out, refusals
+
 # %% ../nbs/53_runs.ipynb #e1f2a3b4
 def make_data(
     run: Run,
@@ -435,11 +533,14 @@ def make_data(
     "Makes the samples of a run from its videos, or reads those that the run folder holds already; keeps what was refused and why. Raises `ValueError` where they are too few for a step."
     places, refused = [run.path("samples", f"{name}.parquet") for name in ("train", "held_out")], run.path("samples", "refusals.jsonl")
     if not refused.exists():  # the last file that is written
-        mix, (train, held), groups = _mix_of(settings, tasks), *_sides(settings, seed, video_dir, progress)
-        refusals = make_train(run, settings, mix, train, seed, progress)
-        held_out, left_out = build_samples(held, mix, settings.n_held_out, seed, groups=groups, near_duplicates=False, progress=progress)
+        if settings.data:
+            held_out, refusals = _make_mixed(run, settings, seed, video_dir, tasks, progress)
+        else:
+            mix, (videos, held), groups = _mix_of(settings, tasks), *_sides(settings, seed, video_dir, progress)
+            refusals = make_train(run, settings, mix, videos, seed, progress)
+            held_out, left_out = build_samples(held, mix, settings.n_held_out, seed, groups=groups, near_duplicates=False, progress=progress)
+            refusals += left_out
         save_samples(held_out, places[1])
-        refusals += left_out
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
     refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
     train = load_samples(places[0])
@@ -522,7 +623,7 @@ def make_policy(
         policy, losses = replace(tiny_policy(seed), markers=settings.markers) if is_tiny else _loaded(settings, settings.model), []
         note_policy(run, policy, settings)
         if settings.warm_steps:
-            prompts = [encode_sample(policy, sample) for sample in tqdm(train, "encode", disable=not progress)]
+            prompts = [encode_question(policy, sample, view_of(settings)) for sample in tqdm(train, "encode", disable=not progress)]
             losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
         run.write_json("warm-start.json", losses)
         with _whole(start) as partial:
@@ -599,7 +700,7 @@ def _rollout(group: dict[str, Any], parse: str) -> dict[str, Any]:
     sample = Sample.from_json(group["sample"])
     about = {"sample": sample_id(sample), "task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer}
     rounded = {name: [round(value, 4) for value in group[name]] for name in ("rewards", "advantages")}
-    parsed = [parse_reply(sample.task, reply, sample.answer, parse=parse) is not None for reply in group["replies"]]
+    parsed = [(read_own(sample, reply) if is_own(sample) else parse_reply(sample.task, reply, sample.answer, parse=parse)) is not None for reply in group["replies"]]
     return {**about, "replies": group["replies"], "parsed": parsed, **rounded}
 
 # %% ../nbs/53_runs.ipynb #aef5bb37
@@ -684,7 +785,7 @@ def plan_of(
     kinds: dict[tuple[str, str], list[Sample]] = {}
     for sample in train:
         kinds.setdefault((sample.task, sample.type), []).append(sample)
-    prompts = [encode_sample(policy, sample) for samples in kinds.values() for sample in samples[:n_each]]
+    prompts = [encode_question(policy, sample, view_of(settings)) for samples in kinds.values() for sample in samples[:n_each]]
     shared = "true" in (os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() for engine in ("FSDP", "DEEPSPEED"))
     dtype = str(policy.model.dtype).removeprefix("torch.")
     work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
@@ -739,14 +840,33 @@ def _rewards_of(
     settings: TrainSettings,
     reward: Callable | Sequence[Callable] | None,
 ) -> tuple[list[Callable], list[float] | None]:  # functions, and their weights
-    "What a run trains with."
+    "What a run trains with; with rows of one's own, each function scores its kind of rows alone."
+    functions, weights = None, None
     if reward is not None:
         given = [reward] if callable(reward) else [*reward]
         names = [getattr(one, "__name__", type(one).__name__) for one in given]
-        return [RewardFunction(name if names.count(name) == 1 else f"{name}-{place}", one) for place, (name, one) in enumerate(zip(names, given))], None
-    if settings.reward:
-        return load_rewards(settings.reward)
-    return [make_reward(strict=settings.strict, parse=settings.parse)], None
+        functions = [RewardFunction(name if names.count(name) == 1 else f"{name}-{place}", one) for place, (name, one) in enumerate(zip(names, given))]
+    elif settings.reward:
+        functions, weights = load_rewards(settings.reward)
+    usual = make_reward(strict=settings.strict, parse=settings.parse)
+    if not settings.data:
+        return functions or [usual], weights
+    if functions and settings.pretext == 1:
+        raise ValueError("reward would change nothing with pretext=1: no row of your own is trained on")
+    mine = [RoutedReward(one, own=True) for one in functions or [own_reward]] if settings.pretext < 1 else []
+    theirs = [RoutedReward(usual, own=False)] if settings.pretext > 0 else []
+    if len(mine) == len(theirs) == 1 and (weights or [1.0]) == [1.0]:
+        return [MixedReward((*theirs, *mine))], None
+    return [*theirs, *mine], [1.0] * len(theirs) + (weights or [1.0] * len(mine))
+
+
+def _record_reward(run: Run, rewards: Sequence[Callable], begun: bool) -> None:
+    "Writes the names of functions that were given by hand into config.json. Raises `ValueError` where the run has begun with others."
+    config, names = run.read_json("config.json"), [one.__name__ for one in rewards]
+    if begun and config.get("reward_functions") != names:
+        raise ValueError(f"the run in {run.folder} began with the reward {config.get('reward_functions') or 'of its settings'}, not with {names}; choose another output_dir")
+    if int(os.environ.get("RANK", 0)) == 0:
+        run.write_json("config.json", {**config, "reward_functions": names})
 
 # %% ../nbs/53_runs.ipynb #2aa181d7
 def train_policy(
@@ -756,7 +876,7 @@ def train_policy(
     settings: TrainSettings,
     seed: int,
     progress: bool = True,
-    reward: Callable | Sequence[Callable] | None = None,  # functions in TRL's form; None: those of the settings, or the tasks' own
+    reward: Callable | Sequence[Callable] | None = None,  # functions in TRL's form, with `data` for its rows alone; None: those of the settings, or the usual ones
     **changes: Any,  # further fields of `VideoGRPOConfig`
 ) -> Policy:  # the trained policy
     "Runs GRPO, from the run's last checkpoint if there is one, and keeps the trained policy as checkpoint `final`."
@@ -764,6 +884,8 @@ def train_policy(
     if final.exists():
         return load_policy(final, dtype=policy.model.dtype, device=policy.device)
     rewards, weights = _rewards_of(settings, reward)
+    if reward is not None:
+        _record_reward(run, rewards, begun=bool(run.log_rows()))
     config = grpo_config(run, settings, seed, **{"reward_weights": weights, **changes})
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
     rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
@@ -771,8 +893,8 @@ def train_policy(
     curriculum = curriculum_of(train, rungs or [], settings.adaptive, settings.strict) if settings.adaptive else None
     with _curves_in(run):
         trainer = VideoGRPOTrainer(
-            policy, rewards, config, to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts], peft_config=adapters(settings),
-            curriculum=curriculum,
+            policy, rewards, config, question_rows(train) if settings.data else to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts],
+            peft_config=adapters(settings), curriculum=curriculum, encode=partial(encode_stored, view=view_of(settings)) if settings.data else None,
         )  # fmt: skip
         rollouts.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
@@ -833,14 +955,17 @@ def floors_of(
     train: Sequence[Sample],  # what a blind player may have learned from
     held_out: Sequence[Sample],  # what it is scored on
     strict: bool = False,
-) -> dict[str, float]:  # task, and "task type", -> floor in [0, 1]
+    own: Sequence[Sample] = (),  # rows of one's own whose answers a blind player may have learned; none: those among `train`
+) -> dict[str, float]:  # task or source, and "task type", -> floor in [0, 1]
     "Blind floors by task and by type: a blind player reads in the prompt which type it is asked."
+    rows, learned = ([one for one in part if is_own(one)] for part in (held_out, own or train))
+    held_out, train = ([one for one in part if not is_own(one)] for part in (held_out, train))
     floors = {task: entry["floor"] for task, entry in blind_floor(held_out, strict=strict, priors=train).items()}
     for task, type in sorted({(sample.task, sample.type) for sample in held_out}):
         mine, prior = ([s for s in part if (s.task, s.type) == (task, type)] for part in (held_out, train))
         if prior:
             floors[f"{task} {type}"] = blind_floor(mine, strict=strict, priors=prior)[task]["floor"]
-    return floors
+    return floors | {name: line["floor"] for name, line in own_floors(rows, learned).items()}
 
 # %% ../nbs/53_runs.ipynb #c9202248
 MOST_PLAYED = 200  # samples of a task and type that the low-level players are asked, and as many for the mixture to learn from
@@ -854,6 +979,7 @@ def play_floors(
     progress: bool = True,
 ) -> list[Record]:  # a record for each player and sample; the trained mixture's name is "mixture"
     "What players say that see pixels and understand nothing, kept in floors.jsonl of the run and read from there the next time."
+    held_out, train = ([one for one in part if not is_own(one)] for part in (held_out, train))
     asked, path = evenly(held_out, MOST_PLAYED), run.path("floors.jsonl")
     if path.exists():
         known = read_records(path)
@@ -883,7 +1009,13 @@ def finish(
 ) -> dict[str, Any]:  # also in results.json
     "Writes results.json of a run, which from then on any process may open again."
     players = play_floors(run, train, held_out, progress=False)
-    found = results(before, after, floors_of(train, held_out), players=players, seconds=round(seconds, 1), n_train=len(train))
+    pool, more = run.path("samples", "own.parquet"), {}
+    own = load_samples(pool) if pool.exists() else []
+    if rows := [one for one in held_out if is_own(one)]:
+        more["own_floors"] = own_floors(rows, own)
+    found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)
+    if rows:  # the players know pretext tasks alone
+        found["overall"] = {name: value for name, value in found["overall"].items() if name not in ("low_level", "player", "above_low_level", "mixture")}
     write_results(found, run.path("results.json"))
     release_run(run.folder)
     return found
@@ -898,8 +1030,9 @@ def draw_run(
     floors = {task: line["blind"] for task, line in found["tasks"].items() if line["blind"] is not None}
     low_level = {task: line["low_level"] for task, line in found["tasks"].items() if line.get("low_level") is not None}
     rows, figures = run.log_rows(), []
-    if (run.read_json("config.json") or {}).get("reward"):
-        floors, low_level = {}, {}  # they are of the tasks' own rewards
+    config = run.read_json("config.json") or {}
+    if config.get("reward") or config.get("reward_functions"):  # floors are of the usual rewards, which pretext samples keep beside rows of one's own
+        floors, low_level = ({name: value for name, value in part.items() if config.get("data") and name in REWARDS} for part in (floors, low_level))
     if rows:
         figures.append(run.draw("reward", reward_curve(rows, floors, low_level)))
     return [*figures, run.draw("before-after", before_after(found))]
@@ -914,12 +1047,15 @@ def draw_answers(
     "Filmstrips of held-out samples with the truth and what the policy said; of each task the samples nearest its median score."
     records = {record.id: record for record in read_records(run.path("records", f"{stage}.jsonl"))}
     pairs = [(sample, records[sample_id(sample)]) for sample in held_out if sample_id(sample) in records]
-    figures = []
+    figures, options = [], (run.read_json("config.json") or {}).get("options", {})
+    view = View(**{name: options[name] for name in _VIEW if name in options})
     for task in sorted({sample.task for sample, _ in pairs}):
         mine = sorted((pair for pair in pairs if pair[0].task == task), key=lambda pair: pair[1].smooth)
         first = max(0, len(mine) // 2 - n_each // 2)
         for number, (sample, record) in enumerate(mine[first : first + n_each]):
-            said = parse_reply(task, record.reply, sample.answer, parse=record.parse)
-            figure = show_sample(sample, render(sample), record.reply, record.smooth, predicted=said, n=16)
+            said = read_own(sample, record.reply) if is_own(sample) else parse_reply(task, record.reply, sample.answer, parse=record.parse)
+            if not (clips := show_clips(sample, view)):
+                continue  # a question without pictures
+            figure = show_sample(sample, clips, record.reply, record.smooth, predicted=said, n=16)
             figures.append(run.draw(f"{stage}-{task}-{number}", figure))
     return figures

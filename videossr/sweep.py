@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from . import runs
 from .data import Mix, MixRow, load_samples
-from .evaluate import evaluate, read_records
+from .evaluate import read_records
 from .launch import launch, train_run
+from .mixing import ask, is_own
 from .policy import Policy, generate_answers
 from .records import paired, seed_interval
 from .rewards import score_reply
@@ -117,7 +118,7 @@ class Sweep:
         train, held_out, _ = runs.make_data(run, self.settings, seed, self.video_dir or None, progress=False)
         policy, _ = runs.make_policy(run, self.settings, train, seed, progress=False)
         dials = {"batch_size": 32, "max_new_tokens": self.settings.max_new_tokens, "parse": self.settings.parse}
-        evaluate(policy, held_out, run.path("records", "before.jsonl"), name="before", progress=False, **dials)
+        ask(policy, held_out, run.path("records", "before.jsonl"), view=runs.view_of(self.settings), name="before", progress=False, **dials)
 
 # %% ../nbs/56_sweep.ipynb #e3acb66e
 def _copy(source: Path, target: Path) -> None:
@@ -137,11 +138,13 @@ def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
     "The run folder of an arm with its samples, the shared policy and the shared answers."
     base, settings = sweep.base(seed), replace(sweep.settings, **arm.changes)
     rows = [asdict(row) for row in arm.mix.rows]
-    run = Run.create(sweep.run(arm, seed).folder, settings, seed, video_dir=sweep.video_dir, tasks="", arm=arm.name, rows=rows)
+    video_dir = "" if settings.pretext == 0 else sweep.video_dir  # of pretext samples
+    run = Run.create(sweep.run(arm, seed).folder, settings, seed, video_dir=video_dir, tasks="", arm=arm.name, rows=rows)
     done = run.path("samples", "refusals.jsonl")  # written last, and so the sign that the rest is there
     if not done.exists():
-        videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet"))})
-        runs.make_train(run, settings, arm.mix, videos, seed, progress=False)
+        videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet")) if not is_own(sample)})
+        own = load_samples(base.path("samples", "own.parquet")) if settings.data else ()
+        runs.make_train(run, settings, arm.mix, videos, seed, progress=False, own=own)
         for parts in (("samples", "held_out.parquet"), ("checkpoints", "start"), ("warm-start.json",), ("records", "before.jsonl")):
             if not run.path(*parts).exists():
                 _copy(base.path(*parts), run.path(*parts))

@@ -24,7 +24,7 @@ from ..answers import LETTERS, row_options
 from .groups import _Union, find_groups
 from .mix import split_keys
 from ..rewards import RewardError, _regions, score_reply
-from ..tasks.core import video_key
+from ..tasks.core import check_inside, video_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -166,6 +166,7 @@ def _as_list(value: Any, column: str) -> list[Any]:
 class _Files:
     "Finds the files that rows name."
     folder: Path
+    outside: bool = True  # whether files may lie outside of it
     known: dict[str, str] = field(default_factory=dict)
 
     def find_all(self, items: list[Any], column: str) -> list[Any]:
@@ -191,6 +192,11 @@ class _Files:
         if re.match(r"[a-z][a-z0-9+.-]*://", item, re.I):
             raise RowError("an address is not fetched; download the file and name its path", column, item)
         path = os.path.abspath(os.path.join(self.folder, item))
+        if not self.outside:
+            try:
+                check_inside([path], self.folder, "")
+            except ValueError as error:
+                raise RowError(f"the file lies outside of {self.folder}; outside=True allows that, for rows that you trust", column, item) from error
         if not os.path.isfile(path):
             other = "a folder" if os.path.isdir(path) else "not there"
             raise RowError(f"the file is {other} (paths count from {self.folder}; `videos` names another folder)", column, item)
@@ -546,9 +552,9 @@ def _mapped(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     return kept | {new: row[old] for new, old in columns.items()}
 
 
-def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], columns: Mapping[str, str], form: str) -> Iterator[dict[str, Any]]:
+def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], columns: Mapping[str, str], form: str, outside: bool) -> Iterator[dict[str, Any]]:
     "Plain rows of one table. Raises `RowError`."
-    files, known = _Files(folder), form
+    files, known = _Files(folder, outside), form
     for number, row in numbered:
         place = f"{name}, row {number}"
         if not isinstance(row, dict):
@@ -572,6 +578,7 @@ def load_rows(
     form: str = "auto",  # a key of `FORMS`; auto: by the keys of a file's first row
     videos: str | Path | None = None,  # folder that relative paths count from; None: that of the file
     split: str = "train",  # of a folder or dataset
+    outside: bool = True,  # whether paths may lead out of the folder that they count from; False: for rows that you do not trust
 ) -> Dataset:
     "Rows with questions, files and answers in the plain form. Raises `RowError` that names file, row, column and value, and `ValueError` for a place without rows."
     from datasets import Dataset
@@ -583,7 +590,7 @@ def load_rows(
         raise ValueError(f"videos={str(videos)!r} is no folder")
     rows: list[dict[str, Any]] = []
     for name, folder, numbered in _tables(place, split):
-        for row in _read_table(name, Path(videos or folder).absolute(), numbered, columns or {}, form):
+        for row in _read_table(name, Path(videos or folder).absolute(), numbered, columns or {}, form, outside):
             kinds = {isinstance(item, list) for one in (row, *rows[-1:]) for item in one["videos"]}
             if len(kinds) > 1:
                 raise RowError("lists of frames and paths of videos in one set; load them apart", "videos", place=name)
@@ -610,6 +617,24 @@ def _row_keys(row: Mapping[str, Any], known: dict[str, str]) -> list[str]:
     return [*(known[path] for path in paths), *named] or [hashlib.blake2b(text.encode(), digest_size=10).hexdigest()]
 
 
+def _joined(
+    rows: Sequence[Mapping[str, Any]] | Dataset,
+    near_duplicates: bool = True,
+) -> tuple[list[list[str]], dict[str, str]]:  # the keys of each row; key -> name of the set of keys that stay together
+    "What rows show, and what of that must be on one side of a split."
+    known: dict[str, str] = {}
+    keys = [_row_keys(row, known) for row in rows]
+    sets = _Union({key for row in keys for key in row})
+    for row in keys:
+        for other in row[1:]:
+            sets.join(row[0], other)
+    if near_duplicates:
+        first: dict[str, str] = {}
+        for path, group in find_groups({path for row in rows for path in _shown_paths(row)[0]}).items():
+            sets.join(known[path], first.setdefault(group, known[path]))
+    return keys, {key: sets.root(key) for row in keys for key in row}
+
+# %% ../../nbs/30_data/05_sources.ipynb #82c022d4
 def split_rows(
     dataset: Dataset | Sequence[Mapping[str, Any]],  # plain rows
     share: float = 0.25,  # of the videos to hold out, 0..1
@@ -618,17 +643,7 @@ def split_rows(
     near_duplicates: bool = True,  # look for videos that show the same footage, which decodes each once; False: only the same file counts
 ) -> tuple[Any, Any]:  # (train, held out) as `dataset`, in its order, neither empty
     "Holds out whole videos. Raises `ValueError` when there are fewer than two."
-    known: dict[str, str] = {}
-    keys = [_row_keys(row, known) for row in dataset]
-    sets = _Union({key for row in keys for key in row})
-    for row in keys:
-        for other in row[1:]:
-            sets.join(row[0], other)
-    if near_duplicates:
-        first: dict[str, str] = {}
-        for path, group in find_groups({path for row in dataset for path in _shown_paths(row)[0]}).items():
-            sets.join(known[path], first.setdefault(group, known[path]))
-    root = {key: sets.root(key) for row in keys for key in row}
+    keys, root = _joined(dataset, near_duplicates)
     held = set(split_keys(root, share, seed, root)[1])
     sides = [[number for number, row in enumerate(keys) if (row[0] in held) is side] for side in (False, True)]
     train, rest = ((dataset.select(side) if hasattr(dataset, "select") else [dataset[number] for number in side]) for side in sides)

@@ -88,6 +88,11 @@ class Sample:
         return sample
 
 # %% ../../nbs/10_tasks/00_core.ipynb #dcbf7b17
+def _paths_in(values: Any) -> list[Any]:
+    "What stands in lists of lists, in one list."
+    return [path for value in values for path in _paths_in(value)] if isinstance(values, (list, tuple)) else [] if values is None else [values]
+
+
 def files_of(
     sample: Sample,
 ) -> list[str]:  # paths, as the sample has them
@@ -95,9 +100,10 @@ def files_of(
     recipe = sample.recipe
     try:
         found = [path for frames in recipe.get("frames", ()) for path in frames] + [view["video"] for view in recipe.get("views", ())]
-        found += [] if "frames" in recipe else [sample.video, *([sample.donor] if sample.donor else [])]
+        found += _paths_in([recipe["row"].get(name) for name in ("video", "videos", "image", "images")]) if "row" in recipe else []
+        found += [] if "frames" in recipe else [path for path in (sample.video, sample.donor) if path]
         return [os.fspath(path) for path in found]
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"its recipe names no files properly ({type(error).__name__}: {error})") from error
 
 

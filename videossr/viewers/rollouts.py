@@ -20,11 +20,13 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..data import load_samples
+from ..mixing import is_own, read_own, show_clips
 from ..records import sample_id
 from ..rewards import REWARDS, parse_reply
+from ..rows import View
 from ..runs import Run
 from ..show import PALETTE, Picture, color_of
-from ..tasks import Sample, render
+from ..tasks import Sample
 from .anomaly import AnomalyViewer
 from .core import Viewer, describe, pack, plain, static_text, style
 from .counting import CountingViewer
@@ -204,16 +206,22 @@ def read_as(
     return plain("-".join(f"{value:g}" for value in said) if task == "grounding" else ",".join(map(str, said)) if isinstance(said, tuple) else said, 40)
 
 
+def _read(row: Mapping[str, Any], text: str, sample: Sample | None, parse: str) -> str:
+    "What a reply of a group was read as."
+    return plain(str(read_own(sample, text)), 40) if sample is not None and is_own(sample) else read_as(row["task"], text, row["answer"], parse)
+
+# %% ../../nbs/60_viewers/04_rollouts.ipynb #6c999d30
 def group_state(
     row: Mapping[str, Any],  # a line of rollouts.jsonl
     sample: Sample | None,  # None: not in the run's folder
     parse: str = "paper",
+    view: View = View(),  # of rows of one's own
 ) -> dict[str, Any]:
     "What the page shows of an open group. All of it is text, numbers and JPEG."
     names = ("replies", "rewards", "advantages", "parsed")
     rows = [dict(zip(("text", "reward", "advantage", "parsed"), values, strict=True)) for values in zip(*(row[name] for name in names), strict=True)]
     for one in rows:
-        one["read"] = read_as(row["task"], one["text"], row["answer"], parse) if one["parsed"] else ""
+        one["read"] = _read(row, one["text"], sample, parse) if one["parsed"] else ""
         one["text"] = plain(one["text"])
         one |= {name: one[name] if one[name] is not None and math.isfinite(one[name]) else None for name in ("reward", "advantage")}
     about = Sample(row["task"], row["type"], row["video"], {}, "", row["answer"]) if sample is None else sample
@@ -221,7 +229,7 @@ def group_state(
     if sample is None:
         return {**state, "note": "The run's folder does not hold this sample, so there is no question and there are no frames."}
     try:
-        return {**state, "strip": strip(render(sample))}
+        return {**state, "strip": strip(show_clips(sample, view))}
     except (VideoError, ValueError) as error:
         return {**state, "note": plain(f"No frames: {error}", 500)}
 
@@ -270,6 +278,12 @@ class RolloutBrowser(Viewer):
         "The run's training samples by id."
         path = self.run.path("samples", "train.parquet")
         return {sample_id(sample): sample for sample in load_samples(path)} if path.exists() else {}
+
+    @property
+    def frames(self) -> View:
+        "How the run shows the files of rows of one's own."
+        options = self.config.get("options", {})
+        return View(**{name: options[name] for name in View.__dataclass_fields__ if name in options})
 
     @property
     def group(self) -> dict[str, Any] | None:
@@ -324,7 +338,7 @@ class RolloutBrowser(Viewer):
     def _open(self) -> None:
         self._close()
         row = self.group
-        self.detail = {} if row is None else group_state(row, self.samples.get(row["sample"]), self.config.get("parse", "paper"))
+        self.detail = {} if row is None else group_state(row, self.samples.get(row["sample"]), self.config.get("parse", "paper"), self.frames)
 
     def picture(self) -> Figure:
         "The page of the list as a still picture: a line a group, a dot a reply."
