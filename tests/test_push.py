@@ -257,7 +257,9 @@ def test_a_card_is_plain_whatever_stands_in_the_run(tmp_path):
     rows = [line for line in text.splitlines() if "evil" in line and line.startswith("|")]
     assert rows and {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {len(re.findall(r"(?<!\\)\|", next(line for line in text.splitlines() if "blind floor |" in line)))}
     assert r"m:f\*0.5, m:g\_h" in text, "the reward that it was trained with"
-    run.write_json("config.json", config | {"model": "Qwen/Qwen3-VL-2B-Instruct"})
+    run.write_json("config.json", config | {"model": "Qwen/Qwen3-VL-2B-Instruct", "data": f"{tmp_path}/mine.jsonl, me/rows"})
+    text = push.model_card("me/looks", run.folder)
+    assert "trained with GRPO on rows of a file, me/rows" in text and str(tmp_path) not in text
     assert parts(push.model_card("me/looks", run.folder))[0]["base_model"] == "Qwen/Qwen3-VL-2B-Instruct"
 
 

@@ -149,7 +149,7 @@ def push_dataset(
 
 # %% ../nbs/58_push.ipynb #36aa1bdd
 _SHOWN = (  # of a run's settings
-    "mix data difficulty n_train n_held_out warm_steps steps groups group_size learning_rate beta max_new_tokens parse strict refill lora_rank "
+    "mix pretext answer difficulty n_train n_held_out warm_steps steps groups group_size learning_rate beta max_new_tokens parse strict refill lora_rank "
     "dtype adaptive grpo options reward seed"
 )
 
@@ -157,6 +157,14 @@ _SHOWN = (  # of a run's settings
 def _hub_name(name: Any) -> str | None:
     "A model's name on the Hub; None for what is none, as a folder of this machine."
     return name if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
+
+
+def _questions(config: Mapping[str, Any]) -> str:
+    "What a run was trained on: rows by their name on the Hub, or only that there were some."
+    if not config.get("data"):
+        return "questions that raw video asks about itself"
+    names = [_hub_name(name.strip()) or "rows of a file" for name in str(config["data"]).split(",")]
+    return ", ".join(dict.fromkeys(names))
 
 
 def _said(value: Any) -> str:
@@ -169,6 +177,7 @@ def _said(value: Any) -> str:
 def _training(config: Mapping[str, Any]) -> str:
     "The settings that a run had, as a table."
     values = {"model": _hub_name(config["model"]) or ("tiny" if config["model"] == "tiny" else "a model of its own"), **{name: config.get(name) for name in _SHOWN.split()}}
+    values |= {"data": _questions(config) if config.get("data") else None}
     rows = [f"| {plain_text(name)} | {_said(value)} |" for name, value in values.items() if value is not None and value is not False and value != "" and value != {}]
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
 
@@ -230,7 +239,7 @@ def _known(config: Mapping[str, Any], found: Mapping[str, Any], environment: Map
     made = {**environment.get("packages", {}), "python": environment.get("python"), "GPU": ", ".join(environment.get("gpus", []))}
     versions = ", ".join(f"{plain_text(name)} {plain_text(version)}" for name, version in made.items() if version)
     return [
-        "A video language model, trained with GRPO on questions that raw video asks about itself ([VideoSSR](https://arxiv.org/abs/2511.06281)).\n",
+        f"A video language model, trained with GRPO on {_questions(config)}, after the paper [VideoSSR](https://arxiv.org/abs/2511.06281).\n",
         "## Results\n", f"{_READ}\n", f"{results_table(shown)}\n",
         "## Limits\n", "\n".join(f"- {line}" for line in _limits(config, found)) + "\n",
         "## Training\n", f"{_training(config)}\n", f"Made with {versions}. The run took {found['seconds'] / 60:.1f} minutes.\n",
