@@ -854,7 +854,7 @@ def _recorded(call: Callable[[], torch.Tensor], device: torch.device) -> tuple[C
     torch.cuda.current_stream(device).wait_stream(stream)
     return graph.replay, output
 
-
+# %% ../nbs/40_policy.ipynb #8c85a39a
 class _Steps:
     "Logits behind one more token of each row. What Python takes to start a step's thousands of kernels is saved where one step is recorded."
 

@@ -542,6 +542,7 @@ def python_process(
     kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
     return [sys.executable, "-c", _FIRST + statement, json.dumps(paths), here, *arguments], kept
 
+# %% ../nbs/00_video.ipynb #06862889
 def _serve() -> None:
     "A worker's life: answer requests from stdin until it closes."
     signal.signal(signal.SIGINT, signal.SIG_IGN) # an interrupt is for the caller, who then ends us

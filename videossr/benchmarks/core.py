@@ -121,7 +121,7 @@ def is_right(
     "1 for the right label."
     return float(said == item.labels[item.answer])
 
-
+# %% ../../nbs/55_benchmarks/00_core.ipynb #5f6ceb46
 @dataclass(frozen=True)
 class Scorer:
     "How replies are read, graded and summed up."

@@ -396,7 +396,7 @@ def row_reading(
     most = int(max_pixels or video.get("max_pixels") or 256 * 256)
     return {"max_pixels": most, **({"min_pixels": min(most, int(video["min_pixels"]))} if video.get("min_pixels") else {})}
 
-
+# %% ../../nbs/10_tasks/00_core.ipynb #8cb2f7cb
 _PICTURES, _MOST_PIXELS = ("JPEG", "PNG", "WEBP", "BMP"), 2**26  # formats without code or references in them; 64 million pixels
 
 
