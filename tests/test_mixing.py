@@ -171,7 +171,7 @@ def test_a_mixed_run_by_source(finished, media):
 def test_pictures(finished):
     curves, _ = runs.draw_run(finished.folder)
     titles = [axes.get_title(loc="left") for axes in curves.axes]
-    assert any(title.startswith("choice.jsonl   (dashed: blind floor") for title in titles), titles
+    assert any(title.startswith("choice.jsonl\n(dashed: blind floor") for title in titles), titles
     _, held_out = samples_of(finished)
     assert len(runs.draw_answers(finished, held_out)) == len({one.task for one in held_out})
 

@@ -246,12 +246,12 @@ def test_ablations(environment, tmp_path):
 
 
 def test_own_and_pretext(environment, tmp_path):
-    "Three arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
+    "The arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
     small = {"seeds": "0", "n_videos": 12, "n_train": 12, "n_held_out": 8, "warm_steps": 2, "steps": 2, "groups": 2, "group_size": 4, "output_dir": tmp_path / "runs"}
     done = papermill(ROOT / "nbs" / "own_and_pretext.ipynb", tmp_path / "out.ipynb", small, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {path.parent.name: read_results(path) for path in (tmp_path / "runs").rglob("results.json")}
-    assert set(found) == {"own-questions", "pretext-samples", "both"}
+    assert set(found) == {"own-questions", "pretext-samples", "both", "both,-twice-the-steps"}
     sizes = {name: {task: line["before"]["n"] for task, line in one["tasks"].items()} for name, one in found.items()}
     assert len({json.dumps(one, sort_keys=True) for one in sizes.values()}) == 1 and sizes["both"]["questions.jsonl"] == 8, "all arms are asked the same"
     assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) == 2 + 2 + 1

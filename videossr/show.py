@@ -374,16 +374,18 @@ def reward_curve(
     series = _series(rows, prefix)
     if not series:
         raise ValueError(f"no reward to draw: none of {len(rows)} log rows has a number under a key that starts with {prefix!r}")
-    figure = _picture(_WIDTH, 3.1 if low_level else 2.9)
+    narrow = len(series) > 3  # name and floor need a line each
+    between = "\n" if narrow else "   "
+    figure = _picture(_WIDTH, (3.1 if low_level else 2.9) + 0.2 * narrow)
     room = (_WIDTH - 0.6) / len(series)
     for column, (name, (steps, values)) in enumerate(series.items()):
-        axes = _axes(figure, 0.6 + column * room, 0.55 if low_level else 0.35, room - 0.3, 2.05)
+        axes = _axes(figure, 0.6 + column * room, (0.55 if low_level else 0.35) + 0.2 * narrow, room - 0.3, 2.05)
         axes.plot(steps, values, "o", color=color_of(name), alpha=0.3, markersize=3, markeredgewidth=0)
         axes.plot(steps, _rolling(values, window or max(1, len(values) // 10)), color=color_of(name), linewidth=2)
         title = name
         if floors and name in floors:
             axes.axhline(floors[name], color=PALETTE["ink"], linestyle="--", linewidth=1)
-            title += f"   (dashed: blind floor {floors[name]:.2f})"
+            title += f"{between}(dashed: blind floor {floors[name]:.2f})"
         if low_level and name in low_level:
             axes.axhline(low_level[name], color=PALETTE["ink"], linestyle=":", linewidth=1.2)
             title += f"\n(dotted: low-level floor {low_level[name]:.2f})"
