@@ -23,6 +23,7 @@ from .backends import Backend, LocalBackend, Reply
 from .policy import Policy, check_parse, generate_answers
 from .records import FEW, Journal, Record, compare, count_videos, few_mark, few_note, make_record, read_records, sample_id, score
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
+from .tables import Markup, markdown_text, table
 from .tasks import Sample
 from .video import VideoError
 
@@ -292,7 +293,7 @@ def read_results(
 
 # %% ../nbs/52_evaluate.ipynb #a8f076bc
 def _cell(score: Mapping[str, float], mark: str, sign: str = "") -> str:
-    return f"{score['mean']:{sign}.3f} [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]{mark}"
+    return Markup(f"{score['mean']:{sign}.3f} [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]{mark}")
 
 
 def results_table(
@@ -303,7 +304,7 @@ def results_table(
     known = [name for name in ("low_level", "mixture") if any(name in one for one in found["tasks"].values())]
     heads = ["", "n", "blind floor", *({"low_level": "low-level floor", "mixture": "trained mixture"}[name] for name in known), "before", "after", "gain"]
     heads += ["after above low-level"] if "low_level" in known else []
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    rows: list[list[Any]] = []
 
     def add(label: str, one: Mapping[str, Any]) -> None:
         floors = ["" if one.get(name) is None else f"{one[name]:.3f}" for name in ("blind", *known)]
@@ -312,15 +313,15 @@ def results_table(
         cells = [*floors, _cell(one["before"], mark), _cell(one["after"], mark), _cell(one["gain"], mark, "+")]
         if "low_level" in known:
             cells.append(_cell(one["above_low_level"], mark, "+") if "above_low_level" in one else "")
-        lines.append(f"| {label} | {one['gain']['n']} | {' | '.join(cells)} |")
+        rows.append([label, one["gain"]["n"], *cells])
 
     for task, one in found["tasks"].items():
-        add(f"**{task}**", one)
+        add(Markup(f"**{markdown_text(task)}**"), one)
         types = found.get("types", {}).get(task, {})
         for type, line in types.items() if len(types) > 1 else ():
             add(type, line)
-    add("**overall**", found["overall"])
-    return "\n\n".join(filter(None, ["\n".join(lines), few_note(counts)]))
+    add(Markup("**overall**"), found["overall"])
+    return "\n\n".join(filter(None, [table(heads, rows), few_note(counts)]))
 
 # %% ../nbs/52_evaluate.ipynb #5378d5e6
 def read_runs(

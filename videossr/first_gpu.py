@@ -50,6 +50,7 @@ from .prefix import Packing, _repeated, group_logps, plain_logps
 from .released import published_config
 from .runs import adapters, train_settings, write_whole
 from .show import Picture
+from .tables import table
 from .tasks import TASKS, Sample
 from .versions import installed
 from .video import Clip
@@ -696,8 +697,7 @@ def _cell(value: Any) -> str:
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     "Lines of a table."
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *[[_cell(value) for value in row] for row in rows]]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return table(head, [[_cell(value) for value in row] for row in rows]).split("\n")
 
 
 def _at(results: Mapping[str, Any], *path: str) -> Any:

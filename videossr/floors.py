@@ -13,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .rewards import blind_floor, score_reply
+from .tables import Markup, markdown_text, table
 from .tasks.core import Sample, find_task, preferred, render
 
 # %% auto #0
@@ -194,8 +195,8 @@ def floor_table(
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    lines = ["| | n | blind | low-level | its player | trained mixture |", "| --- | ---: | ---: | ---: | --- | ---: |"]
+    lines = []
     for row in rows:
-        name = row["type"] or f"**{row['task']}**"
-        lines.append(f"| {name} | {row['n']} | {number(row['blind'])} | {number(row['low_level'])} | {row['player']} | {number(row['mixture'])} |")
-    return "\n".join(lines)
+        name = row["type"] or Markup(f"**{markdown_text(row['task'])}**")
+        lines.append([name, row["n"], number(row["blind"]), number(row["low_level"]), row["player"], number(row["mixture"])])
+    return table(["", "n", "blind", "low-level", "its player", "trained mixture"], lines, right=[False, True, True, True, False, True])

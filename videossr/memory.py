@@ -33,6 +33,7 @@ from .families import TimedFamily, family_of
 from .grpo import VideoGRPOConfig
 from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
 from .prefix import group_logps, plain_logps
+from .tables import table
 from .versions import relying_on
 
 with relying_on("torch"):
@@ -558,10 +559,8 @@ NOTES = {
 }  # fmt: skip
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [["GB", *table.columns], ["---", *["---:"] * len(table.columns)]]
-    lines += [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(table.index, table.to_numpy())]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _markdown(needs: pd.DataFrame) -> str:
+    return table(["GB", *needs.columns], [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(needs.index, needs.to_numpy())])
 
 # %% ../nbs/42_memory.ipynb #250cc12c
 @dataclass(frozen=True)

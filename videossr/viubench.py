@@ -28,15 +28,16 @@ from .records import Record, few_mark, few_note, metric_interval, p_note, paired
 from .floors import low_level_floor
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
+from .tables import Markup, table
 from .tasks import TASKS, Difficulty, Sample, Unsolvable, make_sample
 from .tasks.core import check_inside, files_of, row_reading, sample_rng, video_key
 from .video import VideoError, probe
 
 # %% auto #0
-__all__ = ['Types', 'VIUBENCH', 'BEYOND', 'GROUPS', 'PUBLISHED_IN', 'TITLES', 'WRITERS', 'groups_of', 'key_of',
-           'viubench_difficulty', 'VIUBench', 'build_viubench', 'save_viubench', 'load_viubench', 'read_viubench',
-           'score_viubench', 'viubench_intervals', 'compare_viubench', 'random_guess', 'random_guess_error',
-           'published_rows', 'viubench_floors', 'viubench_table', 'viubench_details', 'draw_viubench']
+__all__ = ['Types', 'VIUBENCH', 'BEYOND', 'GROUPS', 'PUBLISHED_IN', 'TITLES', 'groups_of', 'key_of', 'viubench_difficulty',
+           'VIUBench', 'build_viubench', 'save_viubench', 'load_viubench', 'read_viubench', 'score_viubench',
+           'viubench_intervals', 'compare_viubench', 'random_guess', 'random_guess_error', 'published_rows',
+           'viubench_floors', 'viubench_table', 'viubench_details', 'draw_viubench']
 
 # %% ../nbs/50_viubench.ipynb #a4311939
 Types = Mapping[str, tuple[str, str, str]]
@@ -596,29 +597,7 @@ def _keys(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*(TITLES if set(there) & set(TITLES) or not more else ()), *more]
 
 # %% ../nbs/50_viubench.ipynb #38417259
-def _csv_cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if re.search(r'[",\n]', text) else text
-
-
-def _latex_cell(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text).replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in [head, rule, *rows])
-
-
-def _latex(head: list[str], rows: list[list[str]]) -> str:
-    lines = [" & ".join(map(_latex_cell, row)) + r" \\" for row in [head, *rows]]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", r"\end{tabular}"])
-
-
-def _csv(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(",".join(map(_csv_cell, row)) for row in [head, *rows]) + "\n"
-
-
-WRITERS: dict[str, Callable[[list[str], list[list[str]]], str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv}
+#| export
 
 # %% ../nbs/50_viubench.ipynb #f0fb5c48
 def viubench_table(
@@ -628,12 +607,10 @@ def viubench_table(
     form: str = "markdown",  # "markdown", "latex" or "csv"
 ) -> str:
     "Table 1 of the paper with rows of our own, abilities included. Raises `ValueError` for an unknown form."
-    if form not in WRITERS:
-        raise ValueError(f"no table in the form {form!r}; choose from {', '.join(WRITERS)}")
     known = {f"{name} (paper)": row for name, row in published_rows().items()} if published else {}
     rows = {**known, "Random guess (computed)": random_guess(), **runs}
     lines = [[name, *("" if row.get(key) is None else f"{row[key]:.1f}" for key in TITLES)] for name, row in rows.items()]
-    return WRITERS[form](["Model", *TITLES.values()], lines)
+    return table(["Model", *TITLES.values()], lines, form=form)
 
 # %% ../nbs/50_viubench.ipynb #48dbb498
 def viubench_details(
@@ -650,7 +627,7 @@ def viubench_details(
     head = ["", "n", "guess", *({"best": "blind", "low_level": "low-level"}[name] for name in beside), *names, *(["gain", "p"] if gains else [])]
 
     def cell(line: Mapping[str, float] | None, sign: str = "") -> str:
-        return "" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]{few_mark(line['videos'])}"
+        return Markup("" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]{few_mark(line['videos'])}")
 
     rows = []
     for key in _keys(scores.values()):
@@ -659,7 +636,7 @@ def viubench_details(
         row += [cell(one.get(key)) for one in scores.values()]
         rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
     notes = few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
-    return "\n\n".join([WRITERS[form](head, rows), *filter(None, notes if form == "markdown" else ())])
+    return "\n\n".join([table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../nbs/50_viubench.ipynb #2a3d9d3b
 def _draw_lines(axes: Any, scores: Mapping[str, Mapping[str, Mapping[str, float]]], keys: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from ..backends import Budget
 from ..demo import demo_videos
 from ..records import Record, metric_interval, sample_id
 from ..rewards import answer_of, readable, temporal_iou
+from ..tables import markdown_text
 from ..tasks import Sample
 
 # %% auto #0
@@ -644,12 +645,12 @@ def benchmark_card(
     there = len(questions.paths) - len(questions.missing)
     lines = [f"**{bench.title}** ({bench.domain}): {len(questions)} items about {len(questions.paths)} videos, {there} of them found."]
     lines += [f"- Full size: {difference}." for difference in questions.differences()[:most]] or ["- Items, options and groups are those of the full file."]
-    lines += [f"- Missing videos, e.g. {', '.join(f'`{name}`' for name in questions.missing[:3])}. {bench.help}"] if questions.missing else []
-    lines += [f"- Setting `{name}`: {value} (of {', '.join(bench.settings[name])})." for name, value in questions.settings.items()]
+    lines += [f"- Missing videos, e.g. {', '.join(map(markdown_text, questions.missing[:3]))}. {bench.help}"] if questions.missing else []
+    lines += [f"- Setting `{name}`: {markdown_text(value)} (of {', '.join(bench.settings[name])})." for name, value in questions.settings.items()]
     lines += [f"- {note}" for note in (*bench.notes, _THOUGHTS)]
     for kind, count in Counter(note.kind for note in questions.notes).items():
         mine = [note for note in questions.notes if note.kind == kind][:most]
-        lines.append(f"- {count} of kind \"{kind}\": " + "; ".join(f"{note.where}: {note.detail}" for note in mine) + ("; ..." if count > most else ""))
+        lines.append(f"- {count} of kind \"{kind}\": " + "; ".join(markdown_text(f"{note.where}: {note.detail}") for note in mine) + ("; ..." if count > most else ""))
     return "\n".join(lines)
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #f8372a3f

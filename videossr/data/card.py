@@ -23,6 +23,7 @@ from .load import load_samples
 from ..floors import low_level_floor
 from ..rewards import REWARDS, blind_floor
 from ..show import Picture, color_of, show_sample
+from ..tables import Markup, table
 from ..tasks import Sample, render
 
 # %% auto #0
@@ -110,12 +111,11 @@ def save_picture(
 # %% ../../nbs/30_data/04_card.ipynb #bc11be8d
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     "A Markdown table; numbers stand to the right."
-    def cell(value: Any) -> str:
-        return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    def cell(value: Any) -> Any:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else value
 
     right = [all(isinstance(row[place], (int, float)) for row in rows) for place in range(len(columns))]
-    lines = [columns, ["---:" if one else "---" for one in right], *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(columns, [[cell(value) for value in row] for row in rows], right=right)
 
 
 def _head(splits: Sequence[str]) -> str:
@@ -128,8 +128,8 @@ def _composition(plan: Plan, summary: Mapping[str, Any], censuses: Mapping[str, 
     kinds = sorted({kind for census in censuses.values() for kind in census.rows})
     rows = [[*kind, *(censuses[split].rows[kind] for split in censuses)] for kind in kinds]
     totals = [("samples", "made"), ("of them asked for", "wanted"), ("videos", "videos"), ("of them used", "videos used")]
-    rows += [[f"**{name}**", "", *(summary["splits"][split][key] for split in censuses)] for name, key in totals]
-    rows.append(["**different samples**", "", *(len(censuses[split].seen) for split in censuses)])
+    rows += [[Markup(f"**{name}**"), "", *(summary["splits"][split][key] for split in censuses)] for name, key in totals]
+    rows.append([Markup("**different samples**"), "", *(len(censuses[split].seen) for split in censuses)])
     mix = _table(["task", "type", "difficulty", "share"], [[row.task, row.type or "any", row.difficulty, row.share] for row in plan.mix.rows])
     return f"{_table(['task', 'type', *censuses], rows)}\n\nThe mix that was asked for:\n\n{mix}\n"
 
