@@ -374,8 +374,7 @@ def reward_curve(
     series = _series(rows, prefix)
     if not series:
         raise ValueError(f"no reward to draw: none of {len(rows)} log rows has a number under a key that starts with {prefix!r}")
-    narrow = len(series) > 3  # name and floor need a line each
-    between = "\n" if narrow else "   "
+    narrow, between = (1, "\n") if len(series) > 3 else (0, "   ")  # name and floor need a line each
     figure = _picture(_WIDTH, (3.1 if low_level else 2.9) + 0.2 * narrow)
     room = (_WIDTH - 0.6) / len(series)
     for column, (name, (steps, values)) in enumerate(series.items()):
