@@ -100,7 +100,7 @@ def _to_read(
     "All of a reply to the letter, or leniently its answer, `None` where a thought never ends or an answer is too long; raises as `_check`."
     _check(text, parse)
     said = text if parse == "paper" else answer_of(text)
-    return None if said is None or len(said) > MOST_READ else said
+    return None if said is None or len(said.strip()) > MOST_READ else said
 
 # %% ../nbs/20_rewards.ipynb #281f2108
 _PLAIN = str.maketrans(

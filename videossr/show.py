@@ -361,7 +361,7 @@ def _style(axes: Axes, axis: str) -> None:
     axes.grid(axis=axis, color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
     axes.tick_params(labelsize=8, color=PALETTE["faint"])
 
-
+# %% ../nbs/02_show.ipynb #fbc4ba8b
 def reward_curve(
     rows: Sequence[Mapping[str, Any]],  # log rows with "step" and "<prefix><task>" in [0, 1]
     floors: Mapping[str, float] | None = None,  # task -> blind floor in [0, 1]

@@ -596,9 +596,6 @@ def _keys(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     more = [key for key in [*BEYOND, *groups_of(BEYOND)] if key in there]
     return [*(TITLES if set(there) & set(TITLES) or not more else ()), *more]
 
-# %% ../nbs/50_viubench.ipynb #38417259
-#| export
-
 # %% ../nbs/50_viubench.ipynb #f0fb5c48
 def viubench_table(
     runs: Mapping[str, Mapping[str, float | None]],  # name -> scores, from `score_viubench`
