@@ -141,7 +141,7 @@ def test_a_reward_of_one_s_own_scores_rows_alone(media, tmp_path):
     again = open_run(given(media, output_dir=str(tmp_path / "run"), steps=1))
     assert again.read_json("config.json")["reward_functions"] == ["videossr_reward+short"]
     shutil.rmtree(run.path("checkpoints", "final"))
-    with pytest.raises(ValueError, match="began with the reward"):
+    with pytest.raises(ValueError, match="began with reward_functions"):
         runs.train_policy(run, policy, train, settings, seed, progress=False, reward=lambda completions, **_: [0.0] * len(completions))
     with pytest.raises(ValueError, match="pretext=1: no row of your own"):
         runs._rewards_of(replace(settings, pretext=1.0), short)

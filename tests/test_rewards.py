@@ -545,3 +545,18 @@ def test_paper_floors():
     assert floors["counting"]["constant"] == pytest.approx(0.584, abs=0.015)
     for answer, score in {"123456": 0.352, "12345678": 0.344}.items():
         assert blind_floor([sample("jigsaw", answer)])["jigsaw"]["random"] == pytest.approx(score, abs=5e-4)
+
+
+def test_a_reward_takes_another_s_place_and_is_known(monkeypatch):
+    for table in ("REWARDS", "_PARSERS", "_BLIND", "_REPLACED"):
+        monkeypatch.setattr(rewards, table, dict(getattr(rewards, table)))
+
+    def half(text, answer, *, strict=False, parse="paper"):
+        return 0.5
+
+    with pytest.raises(ValueError, match="no reward to replace"):
+        reward_for("groundings", replace=True)
+    before = parse_reply("grounding", "1.0-2.0", "1.0-2.0")
+    reward_for("grounding", replace=True)(half)
+    assert score_reply("grounding", "1.0-2.0", "1.0-2.0") == 0.5 and parse_reply("grounding", "1.0-2.0", "1.0-2.0") == before
+    assert rewards.replaced_rewards() == {"grounding": f"{__name__}.{half.__qualname__}"} and "grounding" not in rewards._BLIND

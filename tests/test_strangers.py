@@ -175,14 +175,14 @@ def test_names_in_tables_are_text():
     "A video, a task and a run that are named as markup: no table of the kit lets it through."
     from videossr.evaluate import results_table
     from videossr.floors import floor_table
-    from videossr.tables import table
+    from videossr.tables import text_table
     from videossr.viubench import viubench_table
 
     bad = "<img src=x onerror=alert(1)>[a](javascript:x)|$x$\x1b[2J"
     score = {"mean": 0.5, "low": 0.4, "high": 0.6}
     one = {"before": score, "after": score, "gain": {**score, "n": 3}, "blind": 0.3, "videos": 50}
     made = [
-        table(["name"], [[bad]]), viubench_table({bad: {}}), results_table({"tasks": {bad: one}, "types": {bad: {bad: one, "b": one}}, "overall": one}),
+        text_table(["name"], [[bad]]), viubench_table({bad: {}}), results_table({"tasks": {bad: one}, "types": {bad: {bad: one, "b": one}}, "overall": one}),
         floor_table([{"task": bad, "type": name, "n": 1, "blind": 0.1, "low_level": 0.2, "player": bad, "mixture": None} for name in ("", bad)]),
     ]  # fmt: skip
     for text in made:

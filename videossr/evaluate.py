@@ -23,7 +23,7 @@ from .backends import Backend, LocalBackend, Reply
 from .policy import Policy, check_parse, generate_answers
 from .records import FEW, Journal, Record, compare, count_videos, few_mark, few_note, make_record, read_records, sample_id, score
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
-from .tables import Markup, markdown_text, table
+from .tables import Markup, markdown_text, text_table
 from .tasks import Sample
 from .video import VideoError
 
@@ -321,7 +321,7 @@ def results_table(
         for type, line in types.items() if len(types) > 1 else ():
             add(type, line)
     add(Markup("**overall**"), found["overall"])
-    return "\n\n".join(filter(None, [table(heads, rows), few_note(counts)]))
+    return "\n\n".join(filter(None, [text_table(heads, rows), few_note(counts)]))
 
 # %% ../nbs/52_evaluate.ipynb #5378d5e6
 def read_runs(

@@ -50,7 +50,7 @@ from .prefix import Packing, _repeated, group_logps, plain_logps
 from .released import published_config
 from .runs import adapters, train_settings, write_whole
 from .show import Picture
-from .tables import table
+from .tables import text_table
 from .tasks import TASKS, Sample
 from .versions import installed
 from .video import Clip
@@ -697,7 +697,7 @@ def _cell(value: Any) -> str:
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     "Lines of a table."
-    return table(head, [[_cell(value) for value in row] for row in rows]).split("\n")
+    return text_table(head, [[_cell(value) for value in row] for row in rows]).split("\n")
 
 
 def _at(results: Mapping[str, Any], *path: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .rewards import blind_floor, score_reply
-from .tables import Markup, markdown_text, table
+from .tables import Markup, markdown_text, text_table
 from .tasks.core import Sample, find_task, preferred, render
 
 # %% auto #0
@@ -199,4 +199,4 @@ def floor_table(
     for row in rows:
         name = row["type"] or Markup(f"**{markdown_text(row['task'])}**")
         lines.append([name, row["n"], number(row["blind"]), number(row["low_level"]), row["player"], number(row["mixture"])])
-    return table(["", "n", "blind", "low-level", "its player", "trained mixture"], lines, right=[False, True, True, True, False, True])
+    return text_table(["", "n", "blind", "low-level", "its player", "trained mixture"], lines, right=[False, True, True, True, False, True])

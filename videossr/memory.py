@@ -33,7 +33,7 @@ from .families import TimedFamily, family_of
 from .grpo import VideoGRPOConfig
 from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
 from .prefix import group_logps, plain_logps
-from .tables import table
+from .tables import text_table
 from .versions import relying_on
 
 with relying_on("torch"):
@@ -560,7 +560,7 @@ NOTES = {
 
 
 def _markdown(needs: pd.DataFrame) -> str:
-    return table(["GB", *needs.columns], [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(needs.index, needs.to_numpy())])
+    return text_table(["GB", *needs.columns], [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(needs.index, needs.to_numpy())])
 
 # %% ../nbs/42_memory.ipynb #250cc12c
 @dataclass(frozen=True)

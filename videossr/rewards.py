@@ -18,9 +18,9 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['PARSE_MODES', 'MOST_READ', 'SHAPES', 'REWARDS', 'answer_of', 'readable', 'parse_interval', 'parse_counts',
-           'parse_order', 'reward_for', 'parse_reply', 'temporal_iou', 'grounding_reward', 'counting_reward',
-           'jigsaw_reward', 'RewardError', 'completion_text', 'score_reply', 'videossr_reward', 'VideoReward',
-           'make_reward', 'compute_score', 'blind_floor']
+           'parse_order', 'replaced_rewards', 'reward_for', 'parse_reply', 'temporal_iou', 'grounding_reward',
+           'counting_reward', 'jigsaw_reward', 'RewardError', 'completion_text', 'score_reply', 'videossr_reward',
+           'VideoReward', 'make_reward', 'compute_score', 'blind_floor']
 
 # %% ../nbs/20_rewards.ipynb #effc4cce
 _THOUGHT_OPENS, _THOUGHT_ENDS = re.compile(r"<\s*think", re.I), re.compile(r"<\s*/\s*think\w*\s*>\s*", re.I)
@@ -361,26 +361,39 @@ def parse_order(
 REWARDS: dict[str, Callable[..., float]] = {}  # task name -> reward(text, answer, *, strict, parse)
 _PARSERS: dict[str, Callable[..., Any]] = {}  # task name -> parser(text, answer, parse)
 _BLIND: dict[str, Callable[..., dict[str, Any]]] = {}  # task name -> blind(scored, learned, strict, rng)
+_REPLACED: dict[str, str] = {}  # task name -> what took its reward's place
+
+
+def replaced_rewards() -> dict[str, str]:  # task name -> module and name of the function
+    "Which tasks are scored by a function that took the place of their own, for the record of a run."
+    return dict(sorted(_REPLACED.items()))
+
 
 
 def reward_for(
     name: str,  # the task's name
     *,
+    replace: bool = False,  # whether it takes the place of the task's reward, in this process; the task's parser stays where none is given, its blind players do not
     parser: Callable[..., Any] | None = None,  # (text, answer, parse) -> what the reply says, or None
     blind: Callable[..., dict[str, Any]] | None = None,  # (scored, learned, strict, rng) -> constant, answer, random, prior
 ) -> Callable[[Callable[..., float]], Callable[..., float]]:
-    "Registers the decorated function as a task's reward; raises `ValueError` when another function holds the name."
+    "Registers the decorated function as a task's reward; raises `ValueError` when another function holds the name, or with `replace` when none does."
+    if replace and name not in REWARDS:
+        raise ValueError(f"task {name!r} has no reward to replace; known are {', '.join(sorted(REWARDS))}")
 
     def keep(reward: Callable[..., float]) -> Callable[..., float]:
         known = REWARDS.get(name)
         modules = {known.__module__, reward.__module__} if known else set()
         # a cell that runs again, or a chapter run beside its own module, brings the same function
         again = known and known.__qualname__ == reward.__qualname__ and (len(modules) == 1 or "__main__" in modules)
-        if known and not again:
-            raise ValueError(f"task {name!r} has a reward already, {known.__module__}.{known.__qualname__}; give the new task another name")
+        if known and not again and not replace:
+            raise ValueError(f"task {name!r} has a reward already, {known.__module__}.{known.__qualname__}; give the new task another name, or say replace=True")
         REWARDS[name] = reward
+        if replace:
+            _REPLACED[name] = f"{reward.__module__}.{reward.__qualname__}"
         for table, extra in ((_PARSERS, parser), (_BLIND, blind)):
-            table.pop(name, None)
+            if not (replace and table is _PARSERS):
+                table.pop(name, None)
             if extra is not None:
                 table[name] = extra
         return reward

@@ -58,7 +58,7 @@ from videossr.mixing import (
 from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
 from .policy import Policy, check_parse, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
-from .rewards import REWARDS, blind_floor, make_reward, parse_reply
+from .rewards import REWARDS, blind_floor, make_reward, parse_reply, replaced_rewards
 from .rows import View
 from .settings import options_text, read_named, read_options
 from .show import before_after, reward_curve, show_sample
@@ -860,13 +860,15 @@ def _rewards_of(
     return [*theirs, *mine], [1.0] * len(theirs) + (weights or [1.0] * len(mine))
 
 
-def _record_reward(run: Run, rewards: Sequence[Callable], begun: bool) -> None:
-    "Writes the names of functions that were given by hand into config.json. Raises `ValueError` where the run has begun with others."
-    config, names = run.read_json("config.json"), [one.__name__ for one in rewards]
-    if begun and config.get("reward_functions") != names:
-        raise ValueError(f"the run in {run.folder} began with the reward {config.get('reward_functions') or 'of its settings'}, not with {names}; choose another output_dir")
-    if int(os.environ.get("RANK", 0)) == 0:
-        run.write_json("config.json", {**config, "reward_functions": names})
+def _record_rewards(run: Run, reward: Sequence[Callable] | None) -> None:
+    "Writes which functions score, where settings do not say so, into config.json. Raises `ValueError` where the run has begun with others."
+    config, begun = run.read_json("config.json"), bool(run.log_rows())
+    now = {"reward_functions": None if reward is None else [one.__name__ for one in reward], "task_rewards": replaced_rewards() or None}
+    for name, value in now.items():
+        if begun and config.get(name) != value:
+            raise ValueError(f"the run in {run.folder} began with {name} {config.get(name) or 'of its settings'}, not with {value or 'those'}; choose another output_dir")
+    if int(os.environ.get("RANK", 0)) == 0 and any(now.values()):
+        run.write_json("config.json", {**config, **{name: value for name, value in now.items() if value}})
 
 # %% ../nbs/53_runs.ipynb #2aa181d7
 def train_policy(
@@ -884,8 +886,7 @@ def train_policy(
     if final.exists():
         return load_policy(final, dtype=policy.model.dtype, device=policy.device)
     rewards, weights = _rewards_of(settings, reward)
-    if reward is not None:
-        _record_reward(run, rewards, begun=bool(run.log_rows()))
+    _record_rewards(run, None if reward is None else rewards)
     config = grpo_config(run, settings, seed, **{"reward_weights": weights, **changes})
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
     rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)

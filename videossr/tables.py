@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # %% auto #0
-__all__ = ['WRITERS', 'Markup', 'one_line', 'markdown_text', 'table']
+__all__ = ['WRITERS', 'Markup', 'one_line', 'markdown_text', 'text_table']
 
 # %% ../nbs/05_tables.ipynb #f4e63705
 class Markup(str):
@@ -65,7 +65,7 @@ def _csv(head: Sequence[Any], rows: Sequence[Sequence[Any]], right: Sequence[boo
 WRITERS: Mapping[str, Callable[..., str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv}
 
 # %% ../nbs/05_tables.ipynb #7064bb62
-def table(
+def text_table(
     head: Sequence[Any],  # names of the columns
     rows: Sequence[Sequence[Any]],  # cells; text is escaped, `Markup` is not, None is empty
     *,

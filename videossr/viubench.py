@@ -28,7 +28,7 @@ from .records import Record, few_mark, few_note, metric_interval, p_note, paired
 from .floors import low_level_floor
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
-from .tables import Markup, table
+from .tables import Markup, text_table
 from .tasks import TASKS, Difficulty, Sample, Unsolvable, make_sample
 from .tasks.core import check_inside, files_of, row_reading, sample_rng, video_key
 from .video import VideoError, probe
@@ -607,7 +607,7 @@ def viubench_table(
     known = {f"{name} (paper)": row for name, row in published_rows().items()} if published else {}
     rows = {**known, "Random guess (computed)": random_guess(), **runs}
     lines = [[name, *("" if row.get(key) is None else f"{row[key]:.1f}" for key in TITLES)] for name, row in rows.items()]
-    return table(["Model", *TITLES.values()], lines, form=form)
+    return text_table(["Model", *TITLES.values()], lines, form=form)
 
 # %% ../nbs/50_viubench.ipynb #48dbb498
 def viubench_details(
@@ -633,7 +633,7 @@ def viubench_details(
         row += [cell(one.get(key)) for one in scores.values()]
         rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
     notes = few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
-    return "\n\n".join([table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
+    return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../nbs/50_viubench.ipynb #2a3d9d3b
 def _draw_lines(axes: Any, scores: Mapping[str, Mapping[str, Mapping[str, float]]], keys: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from ..evaluate import evaluate
 from ..policy import Policy
 from ..records import few_mark, few_note
 from ..show import PALETTE, Picture
-from ..tables import table
+from ..tables import text_table
 
 # %% auto #0
 __all__ = ['PUBLISHED_FRAMES', 'PUBLISHED_BY', 'published_scores', 'benchmark_names', 'public_budget', 'ask_benchmark',
@@ -154,7 +154,7 @@ def benchmarks_table(
     told = dict.fromkeys(f"{one['begin_alike']} of {one['items']} items of {title}" for title, one in budgets if one["begin_alike"])
     alike = f"† The paper's scorer, which reads one letter, cannot tell the options apart: read by the official rule ({', '.join(told)})." if told else ""
     notes = [few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
-    return "\n\n".join([table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
+    return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #2e7b18a0
 def benchmark_details(
@@ -166,8 +166,8 @@ def benchmark_details(
     head = ["scorer", "metric", *(f"{kind} ({frames})" for kind in first["scores"]["paper"])]
     rows = [[scorer, metric, *(_cell(kinds[kind][metric]) for kind in kinds)] for scorer, kinds in first["scores"].items() for metric in kinds["all"] if metric != "n"]
     parts = [[f"{breakdown}: {part}", str(values["n"]), *(_cell(values[scorer]) for scorer in first["scores"])] for breakdown, found in first["groups"].items() for part, values in found.items()]
-    tables = [table(head, rows)]
-    tables += [table(["part", "n", *first["scores"]], parts)] if parts else []
+    tables = [text_table(head, rows)]
+    tables += [text_table(["part", "n", *first["scores"]], parts)] if parts else []
     return "\n\n".join(tables)
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #381bfb21

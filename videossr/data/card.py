@@ -23,7 +23,7 @@ from .load import load_samples
 from ..floors import low_level_floor
 from ..rewards import REWARDS, blind_floor
 from ..show import Picture, color_of, show_sample
-from ..tables import Markup, table
+from ..tables import Markup, text_table
 from ..tasks import Sample, render
 
 # %% auto #0
@@ -115,7 +115,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else value
 
     right = [all(isinstance(row[place], (int, float)) for row in rows) for place in range(len(columns))]
-    return table(columns, [[cell(value) for value in row] for row in rows], right=right)
+    return text_table(columns, [[cell(value) for value in row] for row in rows], right=right)
 
 
 def _head(splits: Sequence[str]) -> str:
