@@ -368,8 +368,7 @@ def replaced_rewards() -> dict[str, str]:  # task name -> module and name of the
     "Which tasks are scored by a function that took the place of their own, for the record of a run."
     return dict(sorted(_REPLACED.items()))
 
-
-
+# %% ../nbs/20_rewards.ipynb #19d3cff2
 def reward_for(
     name: str,  # the task's name
     *,
