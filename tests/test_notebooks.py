@@ -37,7 +37,7 @@ def environment(tmp_path_factory):
 def papermill(notebook, output, parameters, env, cwd=ROOT, recipe=None, timeout=600):
     "Runs a notebook in a process of its own, the way the README says."
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar"]
-    command += ["-f", str(recipe)] if recipe else []
+    command += ["-p", "recipe", str(recipe)] if recipe else []
     command += [part for name, value in parameters.items() for part in ("-p", name, str(value))]
     return subprocess.run(command, check=False, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
 

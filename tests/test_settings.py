@@ -108,9 +108,14 @@ def test_defaults_are_what_they_are(name):
 
 
 @each_parameter
-def test_right_values(name, parameter, kind):
+def test_right_values(name, parameter, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for given, value in RIGHT[kind]:
         given = given if not isinstance(given, Path) else str(given)
+        if parameter == "recipe" and value:  # a file of that name
+            place = tmp_path / value
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("{}")
         found, namespace = kernel(NOTEBOOKS[name], {parameter: given})
         assert found[parameter] == value == namespace[parameter] and type(found[parameter]) is kind, given
 
@@ -381,3 +386,19 @@ def test_recipes_are_read_by_papermill_and_launcher_alike():
         values, written = read_yaml(path.read_text(encoding="utf-8"), path.name)
         kinds = {parameter: kind for parameter, (kind, _) in declared(NOTEBOOKS[name]).items()}
         assert read_named(values, {**kinds, **(MORE if name == "train.ipynb" else {})}, written) == values
+
+
+def test_a_recipe_counts_but_for_what_is_given_by_name(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 7\nseed: 3\ngroups: 2\n")
+    found, namespace = kernel(NOTEBOOKS["train.ipynb"], {"recipe": str(file), "seed": 5})
+    assert (found["steps"], found["seed"], found["groups"], namespace["steps"]) == (7, 5, 2, 7)
+    assert "steps=7, seed=3, groups=2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["'steps = __import__(\"os\").abort()': 3", "stepps: 3", "steps: many", "recipe: other.yaml", "- steps", "steps: !!python/object/apply:os.abort []"])
+def test_a_recipe_with_anything_else_is_refused_and_not_run(tmp_path, line):
+    file = tmp_path / "strange.yaml"
+    file.write_text(line)
+    with pytest.raises(ValueError, match="strange.yaml"):
+        kernel(NOTEBOOKS["train.ipynb"], {"recipe": str(file)})

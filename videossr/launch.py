@@ -58,7 +58,7 @@ def open_run(
     parameters: dict[str, Any],  # from `read_parameters`, or of train.ipynb
 ) -> Run:
     "Makes the folder of a run, or goes on with the one that is there. Raises as `Run.create`."
-    kinds = {**_PARAMETERS, **runs.setting_types(), "accelerate": str}  # the last one says who calls this
+    kinds = {**_PARAMETERS, **runs.setting_types(), "accelerate": str, "recipe": str}  # the last two say who calls this
     given = read_named({name: value for name, value in parameters.items() if value is not None}, kinds)
     more = {name: given.get(name, "") for name in ("video_dir", "tasks")}
     return Run.create(_folder_of(given), runs.settings_of(given), given.get("seed", 0), resume=given.get("resume", True), **more)

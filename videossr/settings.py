@@ -217,13 +217,28 @@ def _given_in(cells: Iterable[str]) -> set[str]:
     given = [names for source, names, annotated in parts if source.startswith("# Parameters") or (first and first <= annotated)]
     return set().union(*given) - _BY_PAPERMILL
 
+# %% ../nbs/04_settings.ipynb #9bd9c312
+def _read_recipe(file: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    "The parameters in a file, and a line that says which. Raises `ValueError` that names the file."
+    try:
+        values, written = read_yaml(Path(file).read_text(encoding="utf-8"), file)
+        if "recipe" in values:
+            raise ValueError("a recipe names no other recipe")
+        found = read_named(values, kinds, written)
+    except OSError as error:
+        raise ValueError(f"the recipe {file!r} cannot be read ({error.strerror}); its path counts from {Path.cwd()}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    print(f"{file}: {', '.join(f'{name}={value!r}' for name, value in found.items())}")
+    return found
+
 # %% ../nbs/04_settings.ipynb #0d1e2c61
 def check_parameters(
     namespace: dict[str, Any],  # of the notebook: globals()
     also: Mapping[str, Any] | None = None,  # name -> type of parameters that may be given though the parameters cell does not have them
 ) -> dict[str, Any]:  # name -> value of all parameters, which the namespace then holds too
-    """Reads the parameters of a notebook by their annotated types, in the cell behind them. Raises `ValueError` for a name that the
-    notebook does not have, or as `read_value`."""
+    """Reads the parameters of a notebook by their annotated types, in the cell behind them; where one of them is a `recipe`, the lines of that
+    file count, but for what papermill was given by name. Raises `ValueError` for a name that the notebook does not have, or as `read_value`."""
     by_name = {kind.__name__: kind for kind in _SCALARS}
     annotated = {name: by_name.get(kind, kind) for name, kind in namespace.get("__annotations__", {}).items()}
     kinds = {name: kind for name, kind in annotated.items() if kind in _SCALARS}
@@ -234,5 +249,8 @@ def check_parameters(
     values = {name: namespace[name] for name in [*kinds, *sorted(given - {*kinds})] if name in namespace}
     values |= {name: text for name, text in texts.items() if name in values}
     found = read_named(values, {**kinds, **(also or {})}, written)
+    if found.get("recipe"):
+        said = {*texts}.union(*(_set_names(cell)[0] for cell in namespace.get("In", ()) if cell.startswith("# Parameters")))
+        found |= {name: value for name, value in _read_recipe(found["recipe"], {**kinds, **(also or {})}).items() if name not in said}
     namespace.update(found)
     return found

@@ -24,6 +24,7 @@ from videossr.data.mix import (
     split_videos,
     to_trl_dataset,
 )
+from videossr.data.sources import load_rows, split_rows
 
 __all__ = [
     "MIXES",
@@ -50,6 +51,7 @@ __all__ = [
     "known_groups",
     "listed_groups",
     "listed_videos",
+    "load_rows",
     "load_samples",
     "make_plan",
     "mix_of",
@@ -57,6 +59,7 @@ __all__ = [
     "save_samples",
     "shuffled_keys",
     "split_keys",
+    "split_rows",
     "split_videos",
     "to_trl_dataset",
     "use_frame_cache",
