@@ -162,6 +162,7 @@ def test_stepping_from_nbs_gives_the_same_run(finished, environment, tmp_path, m
     assert (one["tasks"], one["overall"]) == (other["tasks"], other["overall"]), "same seed, same run, wherever it is started"
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(finished, environment, tmp_path):
     done = papermill(TRAIN, tmp_path / "out.ipynb", {**SMALL, "seed": 1, "tasks": "grounding", "output_dir": tmp_path / "run"}, environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -245,6 +246,7 @@ def test_ablations(environment, tmp_path):
     assert len(list((tmp_path / "runs").rglob("results.json"))) == 4 + 4
 
 
+@pytest.mark.slow
 def test_own_and_pretext(environment, tmp_path):
     "The arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
     small = {"seeds": "0", "n_videos": 12, "n_train": 12, "n_held_out": 8, "warm_steps": 2, "steps": 2, "groups": 2, "group_size": 4, "output_dir": tmp_path / "runs"}
