@@ -24,7 +24,7 @@ from .evaluate import Record
 from .mixing import ask
 from .policy import Policy
 from .runs import Run, TrainSettings
-from .settings import read_named, read_yaml
+from .settings import read_named, read_recipe
 from .tasks import Sample
 
 # %% auto #0
@@ -40,14 +40,8 @@ def read_parameters(
     changes: Sequence[tuple[str, str]] = (),  # (name, value as text)
 ) -> dict[str, Any]:  # name -> value of its type
     "Parameters of a recipe with changes. Raises `ValueError` that names the file or the parameter, with its value and type or the names that are like it."
-    kinds, found = {**_PARAMETERS, **runs.setting_types()}, {}
-    if recipe is not None:
-        values, written = read_yaml(Path(recipe).read_text(encoding="utf-8"), str(recipe))
-        try:
-            found = read_named(values, kinds, written)
-        except ValueError as error:
-            raise ValueError(f"{recipe}: {error}") from error
-    return found | read_named(dict(changes), kinds)
+    kinds = {**_PARAMETERS, **runs.setting_types()}
+    return ({} if recipe is None else read_recipe(recipe, kinds)) | read_named(dict(changes), kinds)
 
 # %% ../nbs/54_launch.ipynb #83155f4e
 def _folder_of(parameters: dict[str, Any]) -> str:

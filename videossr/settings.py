@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 # %% auto #0
-__all__ = ['type_text', 'read_value', 'read_named', 'read_options', 'options_text', 'read_yaml', 'check_parameters']
+__all__ = ['type_text', 'read_value', 'read_named', 'read_options', 'options_text', 'read_yaml', 'read_recipe',
+           'check_parameters']
 
 # %% ../nbs/04_settings.ipynb #85d8dcea
 _SCALARS = (bool, int, float, str)
@@ -218,19 +219,26 @@ def _given_in(cells: Iterable[str]) -> set[str]:
     return set().union(*given) - _BY_PAPERMILL
 
 # %% ../nbs/04_settings.ipynb #9bd9c312
-def _read_recipe(file: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    "The parameters in a file, and a line that says which. Raises `ValueError` that names the file."
+def read_recipe(
+    file: str | Path,  # YAML
+    kinds: Mapping[str, Any],  # name -> type
+) -> dict[str, Any]:  # name -> value of its type
+    "The parameters in a file with lines like `steps: 100`. Raises `OSError`, and `ValueError` that names the file and the parameter."
+    values, written = read_yaml(Path(file).read_text(encoding="utf-8"), str(file))
     try:
-        values, written = read_yaml(Path(file).read_text(encoding="utf-8"), file)
-        if "recipe" in values:
-            raise ValueError("a recipe names no other recipe")
-        found = read_named(values, kinds, written)
-    except OSError as error:
-        raise ValueError(f"the recipe {file!r} cannot be read ({error.strerror}); its path counts from {Path.cwd()}") from error
+        return read_named(values, kinds, written)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _of_recipe(file: str, kinds: Mapping[str, Any], said: set[str]) -> dict[str, Any]:
+    "What a recipe says of parameters that were not given by name, and a line that tells it. A recipe names no other one."
+    try:
+        found = read_recipe(file, {name: kind for name, kind in kinds.items() if name != "recipe"})
+    except OSError as error:
+        raise ValueError(f"the recipe {file!r} cannot be read ({error.strerror}); its path counts from {Path.cwd()}") from error
     print(f"{file}: {', '.join(f'{name}={value!r}' for name, value in found.items())}")
-    return found
+    return {name: value for name, value in found.items() if name not in said}
 
 # %% ../nbs/04_settings.ipynb #0d1e2c61
 def check_parameters(
@@ -251,6 +259,6 @@ def check_parameters(
     found = read_named(values, {**kinds, **(also or {})}, written)
     if found.get("recipe"):
         said = {*texts}.union(*(_set_names(cell)[0] for cell in namespace.get("In", ()) if cell.startswith("# Parameters")))
-        found |= {name: value for name, value in _read_recipe(found["recipe"], {**kinds, **(also or {})}).items() if name not in said}
+        found |= _of_recipe(found["recipe"], {**kinds, **(also or {})}, said)
     namespace.update(found)
     return found
