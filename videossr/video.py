@@ -416,8 +416,8 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
     shift, last, back = 0.0, None, max(1.0, _AHEAD*step)
     with _open(index.info.path) as box:
         stream = _stream(box, index.info.path)
-        # Theora's decoder gives other pixels now and then when several threads share its frames
-        stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
+        # these give other pixels now and then when several threads share their frames: Theora's always, VP8's of a damaged file
+        stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3", "vp8") else _threads()
         unit = float(stream.time_base or 0)
         for number, (frame, sound) in enumerate(_all_frames(box, stream, needed)):
             ticks = frame.dts if frame.pts is None else frame.pts
@@ -511,9 +511,10 @@ def _needed(index: _Index, chosen: np.ndarray) -> np.ndarray:
     return needed
 
 def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones."
-    chosen = _on_screen(index.starts, instants)
+    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones, and FFmpeg had nothing to complain of."
+    chosen, before = _on_screen(index.starts, instants), _log_size()
     frames, times, _ = _pick(index, instants, height, width, _needed(index, chosen))
+    if _log_size() > before: return None # a damaged picture is patched from those before it, which are others here
     if len(times) != len(chosen) or np.abs(np.array(times) - index.starts[chosen]).max() > _SLACK/10: return None
     return np.stack(frames), np.array(times)
 
@@ -638,6 +639,10 @@ def _serve() -> None:
     threading.Thread(target=listen, daemon=True).start()
     for slow in ("av", "decord", "PIL.Image"): # to load: before the first time limit runs
         with contextlib.suppress(ImportError, OSError): importlib.import_module(slow)
+    with contextlib.suppress(ImportError): # FFmpeg's complaints go to stderr, as decord's do
+        import av
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.restore_default_callback()
     _send(out, {"ready": True})
     while True: _send(out, *_answer(json.loads(requests.get())))
 
