@@ -398,7 +398,7 @@ def _spellings(key: str) -> re.Pattern:
         forms.append(broken([{"+": "[+-]", "/": "[/_]"}.get(letter, letter) for letter in certain]))
     return re.compile("|".join(forms))
 
-
+# %% ../nbs/46_backends.ipynb #b326f298
 def _unescape(text: str) -> str:
     "Text with the escapes of JSON and Python undone."
     def letter(found: re.Match) -> str:
@@ -582,7 +582,7 @@ class Endpoint:
         if self._warned or not self._key() or urlsplit(self.url).scheme == "https" or _is_here(self.url):
             return
         self._warned, host = True, urlsplit(self.url).hostname
-        remedy = f"Use https, or a tunnel (ssh -L 8000:localhost:8000 {host}); unset {self.key_env} if that server needs no key"
+        remedy = f"Use https, or a tunnel (ssh -L 8000:127.0.0.1:8000 {host}); unset {self.key_env} if that server needs no key"
         warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
 
 # %% ../nbs/46_backends.ipynb #4d71f863
@@ -651,11 +651,10 @@ def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float
                 body += part
                 if len(body) > _LARGEST:
                     raise httpx.ReadError(f"the answer is longer than {_LARGEST} bytes")
-    except (httpx.ReadTimeout, httpx.WriteTimeout):
-        late.set()
-    except httpx.RequestError:
-        if not late.is_set():
+    except httpx.RequestError as error:
+        if not (late.is_set() or isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout))):
             raise
+        late.set()
     finally:
         watch.cancel()
     if late.is_set():
