@@ -188,9 +188,7 @@ def test_one_slow_answer_does_not_touch_the_others(serve, sample):
 
 @lru_cache
 def packed(layers):
-    body = bytes(64 << 20)
-    for _ in range(layers):
-        body = gzip.compress(body)
+    body = gzip.compress(packed(layers - 1)[0] if layers > 1 else bytes(64 << 20))
     return body, b"Content-Encoding: " + b", ".join([b"gzip"] * layers) + b"\r\n"
 
 
@@ -206,7 +204,7 @@ FLOODS = {
 def test_an_answer_takes_little_memory(serve, sample, kind):
     act = FLOODS[kind]()
     server = serve(act)
-    reply, peak = peak_of(lambda: ask(server, sample, timeout=1.0))
+    reply, peak = peak_of(lambda: ask(server, sample, timeout=0.7))
     assert (reply.text, reply.fault) == (None, "server") and len(reply.error) < 600
     assert peak < 48 << 20, f"{peak >> 20} MB"
 
@@ -345,7 +343,7 @@ def test_no_record_or_error_holds_the_key(serve, sample, tmp_path, monkeypatch, 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     told = SPELLINGS[spelling]
     in_json = b'{"choices": [{"message": {"content": "%s"}}]}' % told.encode()
-    acts = [answer(in_json), *(answer((" " * room + told).encode(), status) for status in ("200 OK", "400 No") for room in (0, 60, 70, 280, 290, 380)),
+    acts = [answer(in_json), *(answer((" " * room + told).encode(), status) for status in ("200 OK", "400 No") for room in (0, 70, 290, 380)),
             answer(b"", "307 No", b"Location: http://h:" + told.encode() + b"/\r\n"), b"HTTP/1.1 " + told.encode() + b"\r\n\r\n", answer(b"", "429 No", b"Retry-After: " + told.encode() + b"\r\n")]  # fmt: skip
     evaluated(serve(*acts), sample, tmp_path / "r.jsonl", len(acts))
     stopped = Endpoint(serve(answer(told.encode(), "401 No")).url, "m", retries=0)
@@ -375,13 +373,13 @@ def test_an_address_with_a_key_is_refused_and_not_quoted(url, monkeypatch):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def heard(monkeypatch, url, sample, **dials):
-    "The warnings of an evaluation that asks two questions."
+def heard(monkeypatch, url, sample, times=1, **dials):
+    "The warnings of an endpoint that is asked two questions, so many times."
     monkeypatch.setattr(backends, "_post", lambda *_: (200, {}, GOOD))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = Endpoint(url, "m", **dials)
-        for _ in range(2):
+        for _ in range(times):
             assert len(list(model.answers([sample] * 2))) == 2
     return [str(warning.message) for warning in caught if warning.category is UserWarning]
 
@@ -389,14 +387,14 @@ def heard(monkeypatch, url, sample, **dials):
 def test_a_key_in_the_clear_warns_once(sample, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    (told,) = heard(monkeypatch, "http://gpu7.example:8000/v1", sample, key_env="MY_KEY")
+    (told,) = heard(monkeypatch, "http://gpu7.example:8000/v1", sample, 2, key_env="MY_KEY")
     assert "gpu7.example" in told and "MY_KEY" in told and "https" in told and KEY not in told
     for url, dials in {"http://gpu7.example/v1": {}, "https://gpu7.example/v1": {"key_env": "MY_KEY"}, "http://127.0.0.1:1/v1": {"key_env": "MY_KEY"},
                        "http://localhost/v1": {"key_env": "MY_KEY"}, "http://[::1]:8000/v1": {"key_env": "MY_KEY"}, "http://127.8.0.1/v1": {"key_env": "MY_KEY"}}.items():  # fmt: skip
         assert not heard(monkeypatch, url, sample, **dials), url
 
 
-@pytest.mark.parametrize("status", ["301", "302", "303", "307", "308"])
+@pytest.mark.parametrize("status", ["302", "308"])
 def test_no_redirect_is_followed(serve, sample, monkeypatch, status):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     thief = serve()

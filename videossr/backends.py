@@ -35,17 +35,7 @@ import torch
 from PIL import Image
 
 from .data.export import resize_clip
-from videossr.policy import (
-    Policy,
-    Prompt,
-    collate,
-    encode,
-    end_ids,
-    load_policy,
-    sample_tokens,
-    texts_of,
-    tiny_policy,
-)
+from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
@@ -646,7 +636,7 @@ def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float
     watch.start()
     try:
         with client.stream("POST", url, **ask) as response:
-            packing = response.headers.get("content-encoding", "identity")
+            packing = (response.headers.get("content-encoding") or "identity").lower()
             for part in response.iter_raw() if packing == "identity" else ():
                 body += part
                 if len(body) > _LARGEST:
