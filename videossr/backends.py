@@ -626,19 +626,20 @@ def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float
     def opened(_: str, about: dict[str, Any]) -> None:
         if hasattr(stream := about.get("return_value"), "get_extra_info"):  # a new connection, or one with TLS around it
             sockets.append(stream.get_extra_info("socket"))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what waits there is read even after the end
             if late.is_set():
                 cut()
 
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "Connection": "close", **({"Authorization": f"Bearer {key}"} if key else {})}
     ask = {"content": content, "headers": headers, "timeout": httpx.Timeout(timeout, connect=timeout / 2), "extensions": {"trace": opened}}
-    watch = threading.Timer(timeout, cut)
-    watch.daemon = True
-    watch.start()
+    (watch := threading.Timer(timeout, cut)).start()
     try:
         with client.stream("POST", url, **ask) as response:
             packing = (response.headers.get("content-encoding") or "identity").lower()
             for part in response.iter_raw() if packing == "identity" else ():
                 body += part
+                if late.is_set():
+                    break
                 if len(body) > _LARGEST:
                     raise httpx.ReadError(f"the answer is longer than {_LARGEST} bytes")
     except httpx.RequestError as error:
