@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def sample_of(places):
 @pytest.mark.parametrize("status", [400, 200])
 def test_a_key_that_a_server_says_back_is_hidden_wherever_it_is_cut(places, tmp_path, monkeypatch, key, told, status):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    body = told.format(key=key, escaped=key.replace("/", "\\/"), quoted=backends.quote(key, safe="")).encode()
+    body = told.format(key=key, escaped=key.replace("/", "\\/"), quoted=quote(key, safe="")).encode()
     server = Server(lambda number, request: None if len(request["messages"][-1]["content"]) == 1 else (status, {}, body))
     try:
         evaluate(endpoint(server, retries=0), [sample_of(places)], tmp_path / "r.jsonl", name="m", progress=False)
