@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from videossr import video
 from videossr.answers import ANSWER_REWARDS
@@ -30,10 +31,10 @@ from videossr.evaluate import read_results
 from videossr.policy import load_policy, tiny_policy
 from videossr.records import make_record, read_records, write_records
 from videossr.rewards import score_reply
-from videossr.runs import TrainSettings
+from videossr.runs import setting_types
 from videossr.settings import read_recipe
 from videossr.tasks import core, render
-from videossr.viubench import build_viubench, load_viubench, read_viubench, save_viubench
+from videossr.viubench import VIUBench, load_viubench, read_viubench, save_viubench
 
 SECONDS, GIGABYTES = 10, 2.0
 FOLDER, N, SEED = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -66,6 +67,8 @@ def places(value, path=()):
 
 def changed(document):
     "The document with one to three parts replaced, taken away, doubled or added."
+    if plain:
+        return document
     document = copy.deepcopy(document)
     for _ in range(RNG.choice((1, 1, 1, 2, 3))):
         path = RNG.choice([path for path in places(document)][1:] or [()])
@@ -92,7 +95,7 @@ def changed(document):
 def torn(text: str) -> bytes:
     "The text as bytes, one time in three with something done to the bytes."
     data = text.encode("utf-8", "surrogatepass")
-    if RNG.random() < 0.67 or not data:
+    if plain or RNG.random() < 0.67 or not data:
         return data
     place, more = RNG.randrange(len(data)), RNG.choice([b"\xff", b"\x00", b"\xef\xbb\xbf", b"\r", "\u2028".encode(), b'"', b"[" * 100_000, b"{" * 3000, b"\n", b"'", b"&a ", b"*a"])
     match RNG.choice(("cut", "insert", "insert", "flip", "begin")):
@@ -133,13 +136,15 @@ class Doors:
 
     def __init__(self):
         self.videos = [shutil.copy(path, IN / f"v{number}.mp4") for number, path in enumerate(demo_videos(3, progress=False))]
+        for number in range(2):
+            Image.new("RGB", (64, 64)).save(IN / f"f{number}.png")
         self.samples = [core.make_sample(task, self.videos[k % 3], seed=k, difficulty="demo") for k, task in enumerate(["grounding", "counting", "jigsaw"] * 2)]
         self.rows = [json.loads(sample.to_json()) for sample in self.samples]
-        build_dataset(self.videos, IN / "built", "demo", 6, held_out=0.34, n_held_out=2, near_duplicates=False, card=False, progress=False)
+        build_dataset(self.videos, IN / "built", "demo", 6, held_out=0.34, n_validation=2, near_duplicates=False, workers=1, card=False, progress=False)
         self.plan = json.loads((IN / "built/config.json").read_text())
-        bench = build_viubench(self.videos, per_type=1, progress=False) if False else None
-        self.bench = bench
-        write_records([make_record(sample, "1.0-2.0") for sample in self.samples], IN / "records.jsonl")
+        save_viubench(VIUBench(tuple(self.samples)), IN / "viubench.jsonl")
+        self.bench = [json.loads(line) for line in (IN / "viubench.jsonl").read_text().splitlines()]
+        write_records([make_record(sample, "1.0-2.0", name="x") for sample in self.samples], IN / "records.jsonl")
         self.records = [json.loads(line) for line in (IN / "records.jsonl").read_text().splitlines()]
         tiny_policy().save(IN / "policy")
         self.config = json.loads((IN / "policy/config.json").read_text())
@@ -148,11 +153,12 @@ class Doors:
             make_example(name, IN / "benchmarks" / name)
         self.own = [{"prompt": "What is it?", "answer": "a ball", "videos": ["v0.mp4"]}, {"prompt": "How many?", "answer": "3", "videos": ["v1.mp4"]}]
         self.completion = {"choices": [{"message": {"role": "assistant", "content": "3"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
-        self.recipe = {"model": "tiny", "steps": 4, "mix": "demo", "learning_rate": 1e-3, "options": {"beta": 0.1}, "seed": 3}
+        self.recipe = {"model": "tiny", "steps": 4, "mix": "demo", "learning_rate": 1e-3, "beta": 0.1, "strict": True}
 
     def sample_rows(self):
         path = IN / "rows.parquet"
-        parquet_rows(path, changed(self.rows))
+        rows = changed(self.rows)
+        parquet_rows(path, [row | {"recipe": json.dumps(row["recipe"])} if isinstance(row, dict) and "recipe" in row else row for row in rows] if isinstance(rows, list) else [rows])
         for sample in load_samples(path, video_dir=IN):
             render(sample)
         return path
@@ -183,14 +189,14 @@ class Doors:
 
     def lists(self):
         path = IN / RNG.choice(("list.txt", "list.csv"))
-        names = [RNG.choice(["v0.mp4", "v1.mp4", *map(str, VALUES)]) for _ in range(3)]
+        names = ["v0.mp4"] if plain else [RNG.choice(["v0.mp4", "v1.mp4", *map(str, VALUES)]) for _ in range(3)]
         path.write_bytes(torn("".join(f"{name}\n" for name in (["video", *names] if path.suffix == ".csv" else names))))
         find_videos(path)
         return path
 
     def record_files(self):
         path = IN / "records.jsonl"
-        path.write_bytes(torn(lines(changed(self.records) if RNG.random() < 0.9 else [RNG.choice(VALUES)])))
+        path.write_bytes(torn(lines(changed(self.records) if plain or RNG.random() < 0.9 else [RNG.choice(VALUES)])))
         read_records(path)
         return path
 
@@ -214,7 +220,7 @@ class Doors:
                 parquet_rows(path, changed(pq.read_table(path).to_pylist()))
             else:
                 rows = good.decode().split("\n")
-                rows[RNG.randrange(len(rows))] = str(RNG.choice(VALUES))
+                rows[RNG.randrange(len(rows))] = rows[0] if plain else str(RNG.choice(VALUES))
                 path.write_bytes(torn("\n".join(rows)))
             load_benchmark(name, folder)
         finally:
@@ -222,15 +228,21 @@ class Doors:
 
     def viubench_rows(self):
         path = IN / "published.json"
-        rows = [{"question": "When?", "answer": "1.0-2.0", "type": "mirror", "videos": [{"video": "v0.mp4", "max_pixels": 65536}], "problem_type": "grounding"}]
+        rows = [{"question": "When?", "answer": "1.0-2.0", "type": "mirror", "videos": [{"video": ["f0.png", "f1.png"], "max_pixels": 65536}], "problem_type": "grounding"}]
         path.write_bytes(torn(json.dumps(changed(rows))))
         read_viubench(path, IN, key="grounding_mirror")
         return path
 
+    def viubench_files(self):
+        path = IN / "viubench.jsonl"
+        path.write_bytes(torn(lines(changed(self.bench))))
+        load_viubench(path, IN)
+        return path
+
     def recipe_files(self):
         path = IN / "recipe.yaml"
-        path.write_bytes(torn(yaml.safe_dump(changed(self.recipe), allow_unicode=True) if RNG.random() < 0.9 else str(RNG.choice(VALUES))))
-        read_recipe(path, TrainSettings)
+        path.write_bytes(torn(yaml.safe_dump(changed(self.recipe), allow_unicode=True) if plain or RNG.random() < 0.9 else str(RNG.choice(VALUES))))
+        read_recipe(path, setting_types())
         return path
 
     def model_configs(self):
@@ -246,8 +258,8 @@ class Doors:
         for sample in self.samples[:3]:
             for parse in ("paper", "lenient"):
                 score_reply(sample.task, reply, sample.answer, parse=parse)
-        for reward in ANSWER_REWARDS.values():
-            reward([reply], ["3"]) if False else None
+        for name, answer in (("choice", "A"), ("number", "3"), ("number_exact", "3"), ("interval", "1.0-2.0"), ("exact", "3"), ("auto", "3")):
+            ANSWER_REWARDS[name](completions=[reply], answer=[answer], options=[["a ball", "3"]])
 
     def completions(self):
         read_completion(torn(json.dumps(changed(self.completion))))
@@ -271,12 +283,12 @@ def late(*_):
     raise TimeoutError
 
 
-armed, broken = False, []
+armed, plain, broken = False, True, []
 TEMPORARY = os.path.realpath(os.environ.get("TMPDIR", "/tmp"))
 
 
 def main() -> None:
-    global armed
+    global armed, plain
     for folder in (IN, OUT):
         folder.mkdir(parents=True)
     SECRET.write_bytes(b"secret")
@@ -289,8 +301,11 @@ def main() -> None:
     signal.signal(signal.SIGALRM, late)
     taken = video._taken()
     resource.setrlimit(resource.RLIMIT_AS, (taken + int(GIGABYTES * 1e9),) * 2)
+    for door in names:  # what was not changed is read
+        getattr(doors, door)()
+    plain = False
     for number in range(N):
-        door, state = RNG.choice(names), RNG.getstate()
+        door = RNG.choice(names)
         broken.clear()
         signal.alarm(SECONDS)
         armed = True
@@ -314,7 +329,6 @@ def main() -> None:
             broken.append("ran a text")
             RAN.unlink()
         rules += [{"number": number, "door": door, "what": what} for what in broken]
-        del state
     print(json.dumps({"outcomes": dict(sorted(outcomes.items())), "broken": rules}))
 
 
