@@ -13,6 +13,8 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from .files import read_json
+
 # %% auto #0
 __all__ = ['file_fault', 'checkpoint_fault', 'adapter_base', 'dress_as_published']
 
@@ -25,7 +27,7 @@ def file_fault(
         return f"{path} is a Git LFS pointer, not the file itself: fetch it with 'git lfs pull', or download the model again"
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path)
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 pass
@@ -40,7 +42,7 @@ def _weights_fault(folder: Path) -> str | None:
     index, files = folder / "model.safetensors.index.json", sorted(folder.glob("*.safetensors"))
     if index.exists() and (fault := file_fault(index)):
         return fault
-    wanted = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()} if index.exists() else set()
+    wanted = {folder / name for name in read_json(index)["weight_map"].values()} if index.exists() else set()
     if missing := sorted(path.name for path in wanted - {*files}):
         return f"{folder} lacks {', '.join(missing)}, which {index.name} names: download the model again"
     if not files:
@@ -86,7 +88,7 @@ def adapter_base(
         raise OSError(f"{folder} lacks {weights.name}: adapters are read from safetensors only, pickled ones can run code")
     if fault := file_fault(path) or file_fault(weights):
         raise OSError(fault)
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    about: dict[str, Any] = read_json(path)
     return str(about.get("base_model_name_or_path") or "")
 
 # %% ../nbs/37_checkpoints.ipynb #17a68d27
@@ -118,6 +120,6 @@ def dress_as_published(
                 path.unlink()
     for path in files:
         shutil.copyfile(path, folder / path.name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
     return [path.name for path in files]

@@ -39,34 +39,39 @@ def utf8_text(
     raw: bytes,
     place: str | Path,  # name of the file, for errors
     line: int = 1,  # number of the first line, for errors; a byte order mark may begin line 1
+    lenient: bool = False,  # whether a byte that is not UTF-8 becomes U+FFFD
 ) -> str:  # without a byte order mark
     "Bytes as text. Raises `TextError` that names the line and the byte."
     if line == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise TextError(f"{place}", "not UTF-8 but UTF-16, as its first two bytes say; save the file as UTF-8")
     raw = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8", "replace" if lenient else "strict")
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         at, position = line + before.count(b"\n"), error.start - before.rfind(b"\n")
         raise TextError(f"{place}, line {at}", f"not UTF-8: byte {raw[error.start]:#x} at position {position}; save the file as UTF-8") from error
 
 
-def read_text(path: str | Path) -> str:
+def read_text(
+    path: str | Path,
+    lenient: bool = False,  # as in `utf8_text`
+) -> str:
     "All of a file's text. Raises `OSError`, or `TextError` that names the line and the byte that is not UTF-8."
-    return utf8_text(Path(path).read_bytes(), path)
+    return utf8_text(Path(path).read_bytes(), path, lenient=lenient)
 
 # %% ../nbs/06_files.ipynb #de279efe
 def read_lines(
     path: str | Path,
     finished: bool = False,  # whether a last line without its end, as a kill leaves it, is left out
+    lenient: bool = False,  # as in `utf8_text`
 ) -> Iterator[tuple[int, str]]:  # number from 1, and text without the line end; blank lines are left out
     "The lines of a file, one after another. Raises `OSError`, or `TextError` that names the line that is not UTF-8."
     with Path(path).open("rb") as file:
         for number, raw in enumerate(file, 1):
             if finished and not raw.endswith(b"\n"):
                 return
-            text = utf8_text(raw, path, number).removesuffix("\n").removesuffix("\r")
+            text = utf8_text(raw, path, number, lenient).removesuffix("\n").removesuffix("\r")
             if text.strip():
                 yield number, text
 
@@ -86,32 +91,37 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODERS = {False: json.JSONDecoder(object_pairs_hook=_object), True: json.JSONDecoder()}
 
 
 def json_value(
     text: str,
     place: str = "",  # where it stands, for errors: file, and line or row
+    lenient: bool = False,  # whether a name may stand twice in an object; the last counts
 ) -> Any:
     "What a JSON text says. Raises `TextError`."
     try:
-        return _DECODER.decode(text)
+        return _DECODERS[lenient].decode(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise TextError(place, f"not JSON ({why}): it begins {text[:60]!r}") from error
 
 # %% ../nbs/06_files.ipynb #5581da06
-def read_json(path: str | Path) -> Any:
+def read_json(
+    path: str | Path,
+    lenient: bool = False,  # as in `utf8_text` and `json_value`
+) -> Any:
     "The JSON value that a file holds. Raises `OSError`, or `TextError` that names the file."
-    return json_value(read_text(path), str(path))
+    return json_value(read_text(path, lenient), str(path), lenient)
 
 
 def read_json_lines(
     path: str | Path,
     finished: bool = False,  # as in `read_lines`
+    lenient: bool = False,  # as in `read_json`
 ) -> list[Any]:
     "The JSON values of a file, one a line. Raises `OSError`, or `TextError` that names the line."
-    return [json_value(line, f"{path}, line {number}") for number, line in read_lines(path, finished)]
+    return [json_value(line, f"{path}, line {number}", lenient) for number, line in read_lines(path, finished, lenient)]
 
 # %% ../nbs/06_files.ipynb #43b7fe49
 def read_cells(

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from accelerate.utils import gather_object
 
 from .families import family_of
+from .files import read_json
 from .policy import Policy, Prompt, check_generation, check_parse, collate, end_ids, load_policy, never_sampled
 from .policy import sample_answers, unwrapped
 from .prefetch import Ahead, WorkerPool
@@ -837,10 +838,9 @@ def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = No
     self._step, self._resumed, self._buffered_inputs = 0, None, None
     if resume_from_checkpoint:
         marker = Path(resume_from_checkpoint, "complete")
-        text = marker.read_text(encoding="utf-8") if marker.exists() else ""
-        self._resumed = json.loads(text)["passes"] if text else None
+        self._resumed = read_json(marker)["passes"] if marker.exists() and marker.stat().st_size else None
         if self.curriculum is not None:
-            self.curriculum.restore(json.loads(Path(resume_from_checkpoint, "curriculum.json").read_text(encoding="utf-8")))
+            self.curriculum.restore(read_json(Path(resume_from_checkpoint, "curriculum.json")))
     end = _EndBeforeOneTooMany()
     self.add_callback(end)
     self._logged = time.perf_counter()

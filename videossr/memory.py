@@ -30,12 +30,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from . import prefix
 from .families import TimedFamily, family_of
+from .files import read_text
 from .grpo import VideoGRPOConfig
 from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
 from .prefix import group_logps, plain_logps
 from .tables import text_table
 from .versions import relying_on
-
 with relying_on("torch"):
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -717,7 +717,7 @@ def launched(
     accelerate: str | Path,  # configuration file, e.g. environments/accelerate/fsdp2.yaml
 ) -> Workload:
     "The same steps on the processes of a configuration of accelerate."
-    found = yaml.safe_load(Path(accelerate).read_text(encoding="utf-8"))
+    found = yaml.safe_load(read_text(accelerate))
     n, sharded = found.get("num_processes", 1), found.get("distributed_type") == "FSDP" or (found.get("deepspeed_config") or {}).get("zero_stage") == 3
     total = work.groups * work.processes
     at_once = min(work.groups_at_once, max(1, total // n))

@@ -54,6 +54,7 @@ from transformers import (
 
 from .checkpoints import adapter_base, checkpoint_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
+from .files import read_json
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -158,7 +159,7 @@ def _served(model: PreTrainedModel) -> Iterator[None]:
 def _read_choices(place: str | Path) -> dict[str, Any]:
     "What `_write_choices` wrote into a folder, as arguments of `Policy`."
     saved = Path(place, _CHOICES)
-    choices = json.loads(saved.read_text(encoding="utf-8")) if isinstance(place, Path) and saved.exists() else {}
+    choices = read_json(saved) if isinstance(place, Path) and saved.exists() else {}
     return {name: tuple(value) if name == "allowed_tokens" else value for name, value in choices.items()}
 
 

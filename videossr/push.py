@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .data.build import load_plan, missing_shards
 from .evaluate import read_results, results_table
+from .files import read_json, read_text
 from .policy import Policy, load_policy
 from .runs import Run
 from .versions import installed
@@ -63,7 +64,7 @@ def _laid_out(files: Mapping[str, Path | str], places: Sequence[str | Path] = ()
                 place.write_text(content, encoding="utf-8")
             else:
                 _link(content.resolve(), place)
-            found = local_paths(place.read_text(encoding="utf-8"), places) if place.suffix in _TEXTS and place.name not in _VOCABULARIES else []
+            found = local_paths(read_text(place), places) if place.suffix in _TEXTS and place.name not in _VOCABULARIES else []
             if found:
                 raise ValueError(f"{name} names {', '.join(found)}, a folder of this machine; nothing was sent: take it out there")
         yield Path(temporary)
@@ -106,7 +107,7 @@ _SCRATCH = ("config.json", "build", "refusals")  # the first is sent without its
 def _dataset_config(folder: Path) -> dict[str, Any]:
     "What decided the dataset. Raises `ValueError` for a folder that holds none, or one that is not finished."
     place = folder / "config.json"
-    config = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    config = read_json(place) if place.exists() else {}
     if not (isinstance(config, dict) and {"format", "mix", "n", "root"} <= set(config)):
         raise ValueError(f"{folder} is no dataset: {'its config.json is of something else' if place.exists() else 'it has no config.json'}; build_dataset makes one")
     if missing := missing_shards(load_plan(folder), folder):

@@ -45,6 +45,7 @@ from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_g
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
 from .families import MARKERS
+from .files import json_value, read_json, read_json_lines, read_lines
 from .floors import evenly, low_level_replies, mixture_replies
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, _check_settings, warm_start
 from videossr.memory import (
@@ -260,8 +261,7 @@ def write_whole(
 
 def _lines(path: Path) -> list[str]:
     "The finished lines of a file; none where there is no file."
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text.split("\n")[:-1]  # what follows the last line end was not written to its end
+    return [line for _, line in read_lines(path, finished=True)] if path.exists() else []
 
 
 _PARTS = ("samples", "records", "figures", "checkpoints", "tensorboard")  # folders of a run
@@ -423,20 +423,20 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         "Reads it back; None where there is none."
-        return json.loads(self.path(name).read_text(encoding="utf-8")) if self.path(name).exists() else None
+        return read_json(self.path(name)) if self.path(name).exists() else None
 
     def log_rows(self) -> list[dict[str, Any]]:
         "The rows of the log; empty before training. A line that a kill cut short is left out."
-        return [json.loads(line) for line in _lines(self.log_path)]
+        return read_json_lines(self.log_path, finished=True) if self.log_path.exists() else []
 
     def rollout_rows(self) -> list[dict[str, Any]]:
         "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, parsed (whether each could be read), rewards, advantages."
-        return [json.loads(line) for line in _lines(self.rollouts_path)]
+        return read_json_lines(self.rollouts_path, finished=True) if self.rollouts_path.exists() else []
 
     def rewind(self, path: Path, step: int) -> None:
         "Drops the lines of a file behind a step, and one that a kill cut short."
         if path.exists():
-            write_whole(path, "".join(f"{line}\n" for line in _lines(path) if json.loads(line)["step"] <= step))
+            write_whole(path, "".join(f"{line}\n" for line in _lines(path) if json_value(line, str(path))["step"] <= step))
 
     def draw(self, name: str, figure: Figure) -> Figure:
         "Keeps a figure as PNG in the run folder and hands it on."
@@ -542,7 +542,7 @@ def make_data(
             refusals += left_out
         save_samples(held_out, places[1])
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
-    refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
+    refusals = read_json_lines(refused)
     train = load_samples(places[0])
     if len(train) < settings.groups:
         raise ValueError(

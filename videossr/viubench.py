@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .backends import Budget
 from .data import find_groups, find_videos, known_groups
+from .files import json_value, read_json, read_json_lines, read_lines, read_text
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
@@ -278,13 +279,13 @@ def load_viubench(
     types: Types = VIUBENCH,  # that it was built with
 ) -> VIUBench:
     "Reads the questions back; raises `ValueError` that names the file and the line that is wrong."
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = list(read_lines(path))
     try:
-        version = json.loads(lines[0])["viubench"]
+        version = json_value(lines[0][1])["viubench"]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} holds no VIUBench: its first line does not say which version it is") from error
     samples = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines[1:]:
         try:
             sample = Sample.from_json(line)
             if root is not None:
@@ -368,8 +369,7 @@ def read_viubench(
 
         rows = pq.read_table(path).to_pylist()
     else:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = read_json(path) if read_text(path).lstrip().startswith("[") else read_json_lines(path)
     samples = []
     for number, row in enumerate(rows):
         try:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from ..answers import LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
+from ..files import read_json, read_json_lines
 from ..records import Record, metric_interval, sample_id
 from ..rewards import answer_of, readable, temporal_iou
 from ..tables import markdown_text
@@ -323,10 +324,7 @@ class Source:
         try:
             if path.suffix == ".parquet":
                 return pq.read_table(path).to_pylist()
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if path.suffix == ".jsonl":
-                return [json.loads(line) for line in text.splitlines() if line.strip()]
-            return json.loads(text)
+            return (read_json_lines if path.suffix == ".jsonl" else read_json)(path, lenient=True)
         except (ValueError, OSError) as error:
             raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}. Download it again. {self.help}") from error
 
@@ -341,6 +339,8 @@ class Source:
             try:
                 item = make(number, row)
                 _check_item(item)
+                if "\ufffd" in item.question:
+                    self.notes.append(Note("known defect", f"{path.name}, row {number}", "a character of the question is lost; asked as it is"))
                 yield item
             except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
                 why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from .groups import find_groups
 from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups, save_samples, shuffled_keys, split_keys, sweep, write_table
+from ..files import read_json
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
@@ -212,7 +213,7 @@ class Verdicts:
     def get(self, key: str) -> dict[str, str] | None:
         "Reason and detail, or None for a video with nothing against it."
         path = self.folder / f"{key}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def put(self, key: str, reason: str, detail: str) -> None:
         "Writes a verdict; the first one stands."
@@ -343,7 +344,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     rows += [{"split": cause, "key": None, "video": path, "group": None} for path, cause in plan.unreadable]
     rows += [{"split": None, "key": key, "video": path, "group": None} for path, key in plan.copies]
     if (folder / "config.json").exists():
-        old = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        old = read_json(folder / "config.json")
         differs = [name for name in _DECIDES if old.get(name) != config[name]]
         if not differs and sorted(pq.read_table(folder / "videos.parquet").to_pylist(), key=str) != sorted(rows, key=str):
             differs = ["videos"]
@@ -365,7 +366,7 @@ def load_plan(folder: str | Path) -> Plan:
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"no dataset in {folder}: it has no config.json")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     videos: dict[str, list[tuple[str, str]]] = {split: [] for split in config["n"]}
     unreadable, copies, groups = [], [], {}
     for row in pq.read_table(folder / "videos.parquet").to_pylist():

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from .build import Plan, load_plan
 from .load import load_samples
+from ..files import read_json
 from ..floors import low_level_floor
 from ..rewards import REWARDS, blind_floor
 from ..show import Picture, color_of, show_sample
@@ -206,7 +207,7 @@ def write_card(
 ) -> Path:
     "Writes README.md and its figures. Raises `ValueError` for a dataset without samples, `FileNotFoundError` for a folder without one."
     folder, plan = Path(folder), load_plan(folder)
-    config, summary = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "summary.json"))
+    config, summary = (read_json(folder / name) for name in ("config.json", "summary.json"))
     censuses = {split: take_census(load_samples(folder, split)) for split in plan.n if summary["splits"][split]["made"]}
     if not censuses:
         raise ValueError(f"{folder} holds no samples to describe")

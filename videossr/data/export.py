@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .mix import write_table
+from ..files import read_json
 from ..tasks import Sample, render
 from ..video import Clip, need_av
 
@@ -188,7 +189,7 @@ def _start(folder: str | Path, settings: dict[str, Any]) -> Path:
     folder = Path(folder)
     note = folder / "export.json"
     if note.exists():
-        old = json.loads(note.read_text(encoding="utf-8"))
+        old = read_json(note)
         if old != settings:
             differ = [name for name in settings if old.get(name) != settings[name]]
             raise ValueError(f"{folder} holds another export: {', '.join(differ)} differ; choose another folder")

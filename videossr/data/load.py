@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .mix import _columns_of, _sample_of, read_samples, sweep
+from ..files import read_json
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -196,7 +197,7 @@ def _shards(folder: Path, split: str) -> tuple[list[Path], str | None]:
         chosen = files  # a folder of files without a split in their names
     if not chosen:
         raise ValueError(f"{folder} holds no parquet files of the split {split!r}; there are {', '.join(path.name for path in files[:5]) or 'none'}")
-    return chosen, json.loads((folder / "config.json").read_text(encoding="utf-8"))["root"] if built else None
+    return chosen, read_json(folder / "config.json")["root"] if built else None
 
 # %% ../../nbs/30_data/02_load.ipynb #be16007d
 def load_samples(

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
+from ..files import TextError, json_value
 from ..video import Clip, VideoError, fit_size, read_clip
 
 # %% auto #0
@@ -78,12 +79,14 @@ class Sample:
     def from_json(cls, text: str) -> Sample:
         "The inverse of `to_json`; raises `ValueError` that names what is wrong with the row."
         try:
-            sample = cls(**json.loads(text))
+            sample = cls(**json_value(text))
             if not isinstance(sample.recipe, dict):
                 raise TypeError(f"the recipe is {sample.recipe!r}, not an object")
             if not isinstance(sample.group, str | None):
                 raise TypeError(f"the group is {sample.group!r}, not a text")
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
+        except TextError as error:
+            raise ValueError(f"not a sample: {error}") from error
+        except TypeError as error:
             raise ValueError(f"not a sample: {error}; the row begins {text[:80]!r}") from error
         return sample
 

@@ -23,6 +23,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..data.load import Samples, ShardRows, _converter, load_samples
+from ..files import read_json_lines
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample, Unsolvable, render
 from ..video import VideoError
@@ -79,7 +80,7 @@ def _refusals(folder: Path, split: str) -> pd.DataFrame:
     tables = [pq.read_table(path).to_pandas() for path in files]
     lines = folder / "samples" / "refusals.jsonl"
     if lines.exists():
-        tables.append(pd.DataFrame([json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]))
+        tables.append(pd.DataFrame(read_json_lines(lines)))
     if (folder / "videos.parquet").exists():  # files that could not even be told apart stand with the videos
         lost = [row for row in pq.read_table(folder / "videos.parquet").to_pylist() if row["key"] is None]
         tables.append(pd.DataFrame([{"video": row["video"], "task": "", "type": "", "reason": "unreadable video", "detail": row["split"]} for row in lost]))
