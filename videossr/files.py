@@ -20,7 +20,8 @@ from typing import IO, Any
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'TextError', 'utf8_text', 'read_text', 'read_lines', 'read_list', 'json_value', 'read_json',
-           'read_json_lines', 'read_cells', 'is_video', 'shown_name', 'walk_files', 'named_file', 'scratch_file']
+           'read_json_lines', 'read_cells', 'is_video', 'shown_name', 'walk_files', 'literal_value', 'named_file',
+           'scratch_file']
 
 # %% ../nbs/06_files.ipynb #08af4e1a
 class TextError(ValueError):
@@ -162,7 +163,13 @@ def is_video(path: str | Path) -> bool:
 
 def shown_name(path: str | Path) -> str:
     "A path as text that any file or page can hold: bytes that are not UTF-8 are escaped."
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+    def escaped(found: re.Match) -> str:
+        code = ord(found[0])  # Python keeps the byte as half of a pair of surrogates
+        return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
+
+    return re.sub(r"[\ud800-\udfff]", escaped, os.fspath(path))
 
 # %% ../nbs/06_files.ipynb #9136dfc7
 def walk_files(
@@ -187,8 +194,8 @@ def walk_files(
     return sorted(found)
 
 # %% ../nbs/06_files.ipynb #3a498082
-def _object_in(text: str) -> Any:
-    "The object that a text spells in Python or JSON; the text where it spells none."
+def literal_value(text: str) -> Any:
+    "The value that a text spells in Python or JSON; the text where it spells none."
     for read in (ast.literal_eval, json.loads):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return read(text)
@@ -200,7 +207,7 @@ def named_file(
 ) -> str | None:  # None: the cell is empty
     "The path that a cell of a table holds. Raises `ValueError` that says what it holds instead."
     if isinstance(value, str) and re.match(r"\{\s*['\"](bytes|path)['\"]\s*:", value):
-        value = _object_in(value)
+        value = literal_value(value)
     if isinstance(value, Mapping) and {"path", "bytes"} & set(value):
         if value.get("bytes"):
             raise ValueError("bytes instead of a path; write them to a file and name it")

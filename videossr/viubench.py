@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .backends import Budget
 from .data import find_groups, find_videos, known_groups
-from .files import json_value, read_json, read_json_lines, read_lines, read_text
+from .files import json_value, read_json, read_json_lines, read_lines, read_text, shown_name
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
@@ -144,7 +144,7 @@ def _ring(videos: Iterable[str | Path], seed: int) -> tuple[list[str], list[dict
             if first != path:
                 refusals.append({"video": path, "key": "", "reason": "same file", "detail": f"as {first}"})
         except VideoError as error:
-            refusals.append({"video": path, "key": "", "reason": "unreadable video", "detail": error.cause})
+            refusals.append({"video": shown_name(path), "key": "", "reason": "unreadable video", "detail": error.cause})
     return [by_key[key] for key in sorted(by_key, key=lambda key: sample_rng(seed, "viubench", key).random())], refusals
 
 

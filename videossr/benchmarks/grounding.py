@@ -230,7 +230,7 @@ register_benchmark(
 def _read_charades(source: Source) -> Iterator[Item]:
     "The text file, a JSON file of the common shape, or lmms-eval's rows."
     path = source.find("charades_sta_test.txt", "charades_test.json", "test-*.parquet")[0]
-    known = next(iter(sorted(source.root.glob("**/charades.json"))), None)
+    known = next(iter(source.below("charades.json")), None)
     durations = {video: entry.get("duration") for video, entry in source.rows(known).items()} if known else {}
 
     def make(number: int, row: Any) -> Item:

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from .groups import find_groups
 from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups, save_samples, shuffled_keys, split_keys, sweep, write_table
-from ..files import read_json
+from ..files import read_json, shown_name
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
@@ -136,7 +136,7 @@ def make_plan(
     seed, below = settings.get("seed", 0), {path: os.path.relpath(path, root).replace(os.sep, "/") for path in paths}
     parts = split_keys(first, held_out, seed, group_of) if len(n) > 1 else (shuffled_keys(first, seed),)
     ring = {split: [(key, below[first[key]]) for key in part] for split, part in zip(n, parts, strict=True)}
-    broken = tuple((below[path], key.cause) for path, key in known if not isinstance(key, str))
+    broken = tuple((shown_name(below[path]), key.cause) for path, key in known if not isinstance(key, str))
     twice = tuple((below[path], key) for path, key in copies)
     plan = Plan(get_mix(mix), dict(n), ring, root, unreadable=broken, copies=twice, groups=group_of, near_duplicates=near_duplicates, **settings)
     plan.mix.check()

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .mix import _columns_of, _sample_of, read_samples, sweep
-from ..files import read_json
+from ..files import read_json, walk_files
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -191,7 +191,7 @@ def _converter(columns: Sequence[str], place: str, root: str | Path | None, outs
 def _shards(folder: Path, split: str) -> tuple[list[Path], str | None]:
     "The parquet files of a split, and what their paths count from. Raises `ValueError` that lists what there is."
     built = (folder / "config.json").exists()
-    files = sorted((folder / "samples" if built else folder).rglob("*.parquet"))
+    files = [path for path in walk_files(folder / "samples" if built else folder) if path.suffix.lower() == ".parquet"]
     chosen = [path for path in files if re.match(rf"{re.escape(split)}(?![a-z0-9])", path.name)]
     if not chosen and not any(re.match(r"(train|validation|test)\b", path.name) for path in files) and split == "train":
         chosen = files  # a folder of files without a split in their names

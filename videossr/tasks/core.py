@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
-from ..files import TextError, json_value
+from ..files import TextError, json_value, shown_name
 from ..video import Clip, VideoError, fit_size, read_clip
 
 # %% auto #0
@@ -147,6 +147,8 @@ _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of 
 def _fingerprint(path: str | Path, n_middle: int) -> str:
     "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
     path = Path(path)
+    if (shown := shown_name(path)) != str(path):
+        raise VideoError(shown, "its name is not UTF-8, and no table of samples could hold it; rename it")
     try:
         size = path.stat().st_size
         room = size - 2 * _ENDS
