@@ -543,13 +543,13 @@ def make_data(
         save_samples(held_out, places[1])
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
     refusals = read_json_lines(refused)
-    train = load_samples(places[0])
+    train = [*load_samples(places[0])]
     if len(train) < settings.groups:
         raise ValueError(
             f"{len(train)} training samples were made, {len(refusals)} refused: fewer than the {settings.groups} prompts of a step, so there is no step to take. "
             "Raise n_train, lower groups, or give more videos"
         )
-    return train, load_samples(places[1]), refusals
+    return train, [*load_samples(places[1])], refusals
 
 
 def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
@@ -1011,7 +1011,7 @@ def finish(
     "Writes results.json of a run, which from then on any process may open again."
     players = play_floors(run, train, held_out, progress=False)
     pool, more = run.path("samples", "own.parquet"), {}
-    own = load_samples(pool) if pool.exists() else []
+    own = [*load_samples(pool)] if pool.exists() else []
     if rows := [one for one in held_out if is_own(one)]:
         more["own_floors"] = own_floors(rows, own)
     found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)

@@ -143,7 +143,7 @@ def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
     done = run.path("samples", "refusals.jsonl")  # written last, and so the sign that the rest is there
     if not done.exists():
         videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet")) if not is_own(sample)})
-        own = load_samples(base.path("samples", "own.parquet")) if settings.data else ()
+        own = [*load_samples(base.path("samples", "own.parquet"))] if settings.data else ()
         runs.make_train(run, settings, arm.mix, videos, seed, progress=False, own=own)
         for parts in (("samples", "held_out.parquet"), ("checkpoints", "start"), ("warm-start.json",), ("records", "before.jsonl")):
             if not run.path(*parts).exists():

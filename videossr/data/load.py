@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .mix import _columns_of, _sample_of, read_samples, sweep
+from .mix import _columns_of, _sample_of, sweep
 from ..files import read_json, walk_files
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
@@ -56,14 +56,25 @@ class ShardRows:
         number = bisect_right(self.ends, index)
         return number, index - (self.ends[number - 1] if number else 0)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number, row = self.where(index)
+    def _table(self, number: int) -> pa.Table:
         if number not in self.tables:
             self.tables[number] = pq.read_table(self.files[number], columns=self.columns)
             while len(self.tables) > self.keep:
                 self.tables.popitem(last=False)
         self.tables.move_to_end(number)
-        return self.tables[number].slice(row, 1).to_pylist()[0]
+        return self.tables[number]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, row = self.where(index)
+        return self._table(number).slice(row, 1).to_pylist()[0]
+
+    def span(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        "The rows from `start` to `stop`, in pieces: one at a time takes twice as long."
+        while start < stop:
+            number, row = self.where(start)
+            piece = min(1000, stop - start, self.ends[number] - start)
+            yield from self._table(number).slice(row, piece).to_pylist()
+            start += piece
 
     def place(self, index: int) -> str:
         "File and row in words, for errors."
@@ -100,9 +111,15 @@ class Samples(Sequence[Sample]):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
+        return self.convert(self.rows[number + self.start], self._place(number))
+
+    def _place(self, number: int) -> str:
         number += self.start
-        place = self.rows.place(number) if hasattr(self.rows, "place") else f"row {number}"
-        return self.convert(self.rows[number], place)
+        return self.rows.place(number) if hasattr(self.rows, "place") else f"row {number}"
+
+    def __iter__(self) -> Iterator[Sample]:
+        rows = self.rows.span(self.start, self.stop) if hasattr(self.rows, "span") else (self.rows[number] for number in range(self.start, self.stop))
+        return (self.convert(row, self._place(number)) for number, row in enumerate(rows))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
@@ -207,8 +224,8 @@ def load_samples(
     video_dir: str | Path | None = None,  # what relative paths count from; None: as the dataset says
     streaming: bool = False,  # an iterator; from the Hub nothing is downloaded before it is used
     outside: bool | None = None,  # whether paths may lead out of that folder; None: only in a single file of your own, where no folder is given
-) -> Sequence[Sample] | Iterator[Sample]:  # a list for a single file of samples, else `Samples`
-    "Loads samples, or published rows with stored frames. Raises `ValueError` that names the file and the row where one is not a sample."
+) -> Samples | Iterator[Sample]:  # each is read when it is asked for; `list` makes all of them
+    "Samples, or published rows with stored frames. Raises `ValueError` for what holds none, and where a row is asked for that is not a sample, with its file and number."
     path = Path(source)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".parquet":
         return _from_hub(str(source), split, video_dir, streaming, bool(outside))
@@ -222,10 +239,7 @@ def load_samples(
     except pa.ArrowInvalid as error:
         raise ValueError(f"{files[0]} is not a parquet file: {error}") from error
     convert = _converter(columns, str(files[0]), root, outside)
-    if path.is_file() and "recipe" in columns:
-        samples = [_inside(_rooted(sample, root), f"{path}, row {row}", root, outside) for row, sample in enumerate(read_samples(path))]
-    else:
-        samples = Samples(ShardRows(files, _columns_of(columns, files[0]) if "recipe" in columns else None), convert)
+    samples = Samples(ShardRows(files, _columns_of(columns, files[0]) if "recipe" in columns else None), convert)
     return iter(samples) if streaming else samples
 
 

@@ -69,12 +69,13 @@ _PATH_COLUMNS = ("video", "path", "file", "filename")
 def _parquet_columns(table: Path) -> dict[str, list[Any]]:
     "Columns of paths and groups. Raises `ValueError` for a column that cannot hold paths."
     try:
-        known = pq.read_schema(table)
-        found = pq.read_table(table, columns=[name for name in (*_PATH_COLUMNS, "group") if name in known.names])
+        schema = pq.read_schema(table)
+        names = [name for name in _PATH_COLUMNS if name in schema.names][:1]
+        found = pq.read_table(table, columns=[*names, *(["group"] if "group" in schema.names else [])])
     except pa.ArrowInvalid as error:
         raise ValueError(f"{table} cannot be read as a list of videos: {error}") from error
-    for name in set(found.column_names) - {"group"}:
-        kind = found.schema.field(name).type
+    for name in names:
+        kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         a_file = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0  # as Hugging Face keeps videos
         if not (a_file or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
@@ -493,6 +494,7 @@ def to_trl_dataset(
 
     if not samples:
         raise ValueError("no samples to train on")
+    samples = [*samples]  # which may be read anew each time
     columns = {name: [getattr(sample, name) for sample in samples] for name in ("task", "type", "answer")}
     prompts = [[{"role": "user", "content": sample.question}] for sample in samples]
     return Dataset.from_dict({"prompt": prompts, **columns, "sample": [sample.to_json() for sample in samples]})

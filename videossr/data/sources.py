@@ -159,8 +159,8 @@ def _as_list(value: Any, column: str) -> list[Any]:
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         spelled = literal_value(value)
-        if spelled is value and not value.rstrip().endswith("]"):
-            return [value]  # a name may begin like this
+        if spelled is value and not re.match(r"\s*\[\s*['\"]", value):
+            return [value]  # a name may begin with a bracket, too
         if not isinstance(spelled, (list, tuple)):
             raise RowError("it begins as a list and is none", column, value)
         value = spelled
@@ -188,7 +188,7 @@ class _Files:
                 raise RowError("bytes inside of the row; write them to a file and name it", column, inner or "bytes")
             item = inner
         try:
-            item = named_file(item)
+            item = named_file(item) if isinstance(item, str) else item
         except ValueError as error:
             raise RowError(str(error), column, item) from error
         if not isinstance(item, str) or not item.strip():

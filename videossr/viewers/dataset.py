@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import traitlets
 from matplotlib.figure import Figure
 
-from ..data.load import Samples, ShardRows, _converter, load_samples
+from ..data.load import Samples, ShardRows, load_samples
 from ..files import read_json_lines
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample, Unsolvable, render
@@ -88,12 +88,6 @@ def _refusals(folder: Path, split: str) -> pd.DataFrame:
     return found.astype(object).fillna("").drop_duplicates(ignore_index=True)
 
 
-def _rows_of(path: Path) -> Samples:
-    "A file's samples, each read when it is asked for; `load_samples` would make all of them."
-    rows = ShardRows([path])
-    return Samples(rows, _converter(pq.read_schema(path).names, str(path), None, outside=False))
-
-
 def read_split(
     source: str | Path | Sequence[Sample],  # a dataset's folder, a run's folder, a parquet file, or samples
     split: str,  # one of `splits_of`
@@ -103,7 +97,7 @@ def read_split(
         return Split(source, _table(source), pd.DataFrame(columns=REFUSED))
     path = Path(source)
     whole = path / "samples" / f"{split}.parquet"  # of a run
-    samples = _rows_of(whole if whole.exists() else path) if whole.exists() or path.is_file() else load_samples(path, split)
+    samples = load_samples(whole if whole.exists() else path, split, outside=False)
     return Split(samples, _table(samples), _refusals(path, split) if path.is_dir() else pd.DataFrame(columns=REFUSED))
 
 # %% ../../nbs/60_viewers/05_dataset.ipynb #d009088c
