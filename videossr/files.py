@@ -9,6 +9,7 @@ import ast
 import codecs
 import contextlib
 import csv
+import errno
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import IO, Any
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'TextError', 'utf8_text', 'read_text', 'read_lines', 'read_list', 'json_value', 'read_json',
            'read_json_lines', 'read_cells', 'is_video', 'shown_name', 'walk_files', 'literal_value', 'named_file',
-           'scratch_file']
+           'writing_to', 'scratch_file']
 
 # %% ../nbs/06_files.ipynb #08af4e1a
 class TextError(ValueError):
@@ -219,9 +220,24 @@ def named_file(
     return os.fspath(value)
 
 # %% ../nbs/06_files.ipynb #817b560e
-def scratch_file() -> IO[bytes]:
-    "A file without a name that is gone when it is closed. Raises `OSError` that names TMPDIR where there is no room for it."
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def writing_to(
+    variable: str,  # of the environment, such as HF_HOME
+) -> Iterator[None]:
+    "Where something within fails for want of a place to write, its `OSError` names the variable that moves the place."
     try:
-        return tempfile.TemporaryFile("a+b")
+        yield
     except OSError as error:
-        raise OSError(error.errno, f"no temporary file can be made ({error.strerror or error}); set TMPDIR to a folder that can be written and has room") from error
+        if error.errno not in _NO_PLACE:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        raise OSError(error.errno, f"{error.strerror}{place}; set {variable} to a folder that can be written and has room") from error
+
+
+def scratch_file() -> IO[bytes]:
+    "A file without a name that is gone when it is closed. Raises `OSError` that names TMPDIR where there is no place for it."
+    with writing_to("TMPDIR"):
+        return tempfile.TemporaryFile("a+b")

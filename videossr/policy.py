@@ -54,7 +54,7 @@ from transformers import (
 
 from .checkpoints import adapter_base, checkpoint_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
-from .files import read_json
+from .files import read_json, writing_to
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -319,9 +319,10 @@ def load_policy(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": kwargs.pop("local_files_only", False)}
     try:
-        family_of(AutoConfig.from_pretrained(place, **options))
+        with writing_to("HF_HOME"):
+            family_of(AutoConfig.from_pretrained(place, **options))
         processor = AutoProcessor.from_pretrained(place, **options)
-        with whole_weights():
+        with writing_to("HF_HOME"), whole_weights():
             model = AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
             )

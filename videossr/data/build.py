@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from .groups import find_groups
 from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups, save_samples, shuffled_keys, split_keys, sweep, write_table
-from ..files import read_json, shown_name
+from ..files import read_json, scratch_file, shown_name
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
@@ -450,7 +450,7 @@ class _Builder:
         events: queue.Queue,  # gets (self, event); None as event when the process is gone
     ):
         command, environment = python_process("from videossr.data.build import _serve; _serve(*sys.argv[1:])", str(folder), json.dumps([*imports]))
-        self.log = tempfile.TemporaryFile("a+b")
+        self.log = scratch_file()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         self.shard: tuple[str, int] | None = None
         self.video, self.since, self.hung = "", time.monotonic(), False

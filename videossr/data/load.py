@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .mix import _columns_of, _sample_of, sweep
-from ..files import read_json, walk_files
+from ..files import read_json, walk_files, writing_to
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -247,7 +247,8 @@ def _from_hub(name: str, split: str, video_dir: str | Path | None, streaming: bo
     "As `load_samples`, by the `datasets` library."
     from datasets import load_dataset
 
-    rows = load_dataset(name, split=split, streaming=streaming)
+    with writing_to("HF_HOME"):
+        rows = load_dataset(name, split=split, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows)))
     convert = _converter(columns, name, video_dir, outside)
     if streaming:

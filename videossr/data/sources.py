@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ..answers import LETTERS, row_options
 from .groups import _Union, find_groups
 from .mix import split_keys
-from ..files import TextError, json_value, literal_value, named_file, read_cells, read_lines, read_text, walk_files
+from ..files import TextError, json_value, literal_value, named_file, read_cells, read_lines, read_text, walk_files, writing_to
 from ..rewards import RewardError, _regions, score_reply
 from ..tasks.core import check_inside, video_key
 
@@ -547,7 +547,9 @@ def _tables(place: str | Path, split: str) -> Iterator[tuple[str, Path, Iterator
                 raise ValueError(f"{file} is none of {', '.join(READERS)}, a folder of these or a datasets folder")
             yield str(file), file.parent, READERS[file.suffix.lower()](file)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)) and path.suffix.lower() not in READERS:
-        yield str(place), Path.cwd(), _numbered(load_dataset(str(place), split=split))
+        with writing_to("HF_HOME"):
+            found = load_dataset(str(place), split=split)
+        yield str(place), Path.cwd(), _numbered(found)
     else:
         raise FileNotFoundError(f"no rows at {place}; give a {', '.join(READERS)} file, a folder of these, a datasets folder or a name on the Hub (owner/name)")
 
