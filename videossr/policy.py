@@ -54,6 +54,7 @@ from transformers import (
 
 from .checkpoints import adapter_base, checkpoint_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
+from .folders import check_links, remove, write_whole
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -120,7 +121,8 @@ class Policy:
         folder: str | Path,
         dtype: torch.dtype | None = None,  # of the weights, which are cast in place; None: as they are
     ) -> Path:
-        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server."
+        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server. Raises `OSError` for a folder with a link that leads out."
+        check_links(folder)
         model = self.model if dtype is None else self.model.to(dtype)
         with _served(model):
             model.save_pretrained(folder)
@@ -164,9 +166,9 @@ def _read_choices(place: str | Path) -> dict[str, Any]:
 
 def _write_choices(folder: Path, policy: Policy) -> None:
     choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens], "chat_template_kwargs": policy.chat_template_kwargs}
-    (folder / _CHOICES).unlink(missing_ok=True)
+    remove(folder / _CHOICES)
     if choices != {"markers": "released", "allowed_tokens": [], "chat_template_kwargs": {}}:
-        (folder / _CHOICES).write_text(json.dumps(choices) + "\n", encoding="utf-8")
+        write_whole(folder / _CHOICES, json.dumps(choices) + "\n")
 
 # %% ../nbs/40_policy.ipynb #e387d7ec
 SPECIAL_TOKENS = [
