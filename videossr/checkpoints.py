@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
+
+from .folders import check_links, write_whole
 
 # %% auto #0
 __all__ = ['file_fault', 'checkpoint_fault', 'adapter_base', 'dress_as_published']
@@ -101,6 +104,14 @@ def _with_dtype(values: Any, dtype: str) -> Any:
     return {name: dtype if name in ("dtype", "torch_dtype") else _with_dtype(value, dtype) for name, value in values.items()}
 
 
+def _belongs(path: Path, origin: Path) -> bool:
+    "Whether a file is of its folder, and no link to another file of this machine, which would be published with the model."
+    home = origin.parents[1] if origin.parent.name == "snapshots" else origin  # the Hub's cache links to its blobs
+    if not (inside := path.resolve().is_relative_to(home.resolve())):
+        warnings.warn(f"{path} is a link that leads out of {origin}, and is left out", stacklevel=3)
+    return inside
+
+
 def dress_as_published(
     folder: Path,  # of a model saved by transformers, changed in place
     source: str | Path,  # folder or hub name of the model it was trained from
@@ -109,8 +120,9 @@ def dress_as_published(
     "Replaces config, tokenizer and processor of a trained model by those its base was published with, so that any server reads them."
     here = Path(source).is_dir()
     origin = Path(source) if here else Path(snapshot_download(str(source), allow_patterns=[*_TEXTS], local_files_only=True))
-    files = sorted(path for pattern in _TEXTS for path in origin.glob(pattern) if path.name not in _OURS)
-    if not (origin / "config.json").exists():
+    files = sorted(path for pattern in _TEXTS for path in origin.glob(pattern) if path.name not in _OURS and _belongs(path, origin))
+    check_links(folder)
+    if origin / "config.json" not in files:
         return []
     for pattern in _TEXTS:
         for path in folder.glob(pattern):
@@ -119,5 +131,5 @@ def dress_as_published(
     for path in files:
         shutil.copyfile(path, folder / path.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "config.json", json.dumps(_with_dtype(config, dtype), indent=2) + "\n")
     return [path.name for path in files]

@@ -16,7 +16,7 @@ from ..backends import Backend, Budget
 from . import general, grounding, long, reasoning  # registers them  # noqa: F401
 from .core import BENCHMARKS, DOMAINS, Graded, Questions, benchmark_card, blind_scores, find_benchmark, load_benchmark, make_example, score_benchmark
 from ..evaluate import evaluate
-from ..folders import file_name, write_whole
+from ..folders import check_links, file_name, write_whole
 from ..policy import Policy
 from ..records import few_mark, few_note
 from ..show import PALETTE, Picture
@@ -114,7 +114,7 @@ def evaluate_benchmarks(
     **more: Any,  # further arguments of `evaluate`
 ) -> dict[str, Any]:  # benchmark -> title, domain, card, blind, frames -> scores
     "Asks benchmarks one after the other and writes benchmarks.json after each; what cannot be loaded is told before anything is asked."
-    folder, found = Path(folder), {}
+    folder, found = check_links(folder), {}
     places = {bench: Path(data_dir) / bench if data_dir else make_example(bench, folder / "examples" / bench) for bench in benchmark_names(names)}
     loaded = {bench: load_benchmark(bench, place, limit=limit, **_settings_for(bench, settings or {})) for bench, place in places.items()}
     for bench, questions in loaded.items():
