@@ -52,7 +52,7 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
-from .checkpoints import adapter_base, checkpoint_fault
+from .checkpoints import adapter_base, checkpoint_fault, config_fault, template_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .folders import check_links, remove, write_whole
 from .tasks import Sample, render
@@ -141,6 +141,16 @@ def _check_template(processor: ProcessorMixin, wishes: dict[str, Any]) -> None:
             raise ValueError(f"chat_template_kwargs: {name} is given by the encoder")
         if not re.search(rf"\b{re.escape(name)}\b", str(processor.chat_template)):
             raise ValueError(f"chat_template_kwargs: the chat template of this policy knows no {name!r}, so it would change nothing")
+
+
+def _try_template(name: str, processor: ProcessorMixin) -> None:
+    "Raises `ValueError` for a chat template that comes to no end on conversations of the kit's forms."
+    templates = processor.chat_template or {}
+    talks = [messages("?", 0), messages("?", 1, "Be brief."), messages("?", 3), messages("?", 2, times=[[0.0, 0.5]] * 2)]
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        told = {key: value for key, value in processor.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
+            raise ValueError(f"{name}: {fault}")
 
 
 @contextlib.contextmanager
@@ -285,6 +295,11 @@ def _base_of(place: str | Path, base: str | Path | None) -> str | Path | None:
     is_place = Path(found).is_absolute() or str(found).startswith(".") or str(found).count("/") != 1  # a hub name is owner/name
     if not found or (is_place and not Path(found).is_dir()):
         raise OSError(f"{place} holds adapters for {str(found)!r}, which is not here; load_policy({str(place)!r}, base=...) takes its new place")
+    seen, after = {place}, found
+    while Path(after).is_dir() and (further := adapter_base(Path(after))):  # adapters may have been trained on a policy with adapters
+        if Path(after).resolve() in seen:
+            raise OSError(f"{place} holds adapters whose base leads back to {after}")
+        seen, after = {*seen, Path(after).resolve()}, further
     return found
 
 
@@ -310,7 +325,7 @@ def load_policy(
     chat_template_kwargs: dict[str, Any] | None = None,  # what the chat template is told; None: as saved
     **kwargs: Any,  # handed to `from_pretrained` of the model
 ) -> Policy:
-    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here."
+    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here or a config that chooses more than a model."
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}
@@ -320,8 +335,11 @@ def load_policy(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": kwargs.pop("local_files_only", False)}
     try:
+        if fault := config_fault(PreTrainedConfig.get_config_dict(place, **options)[0], attn_implementation):
+            raise ValueError(f"{name}: {fault}")
         family_of(AutoConfig.from_pretrained(place, **options))
         processor = AutoProcessor.from_pretrained(place, **options)
+        _try_template(str(name), processor)
         with whole_weights():
             model = AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
