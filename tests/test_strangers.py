@@ -1,6 +1,7 @@
 """What strangers write: recipes, replies, files beside the program. Each attack as a test; SECURITY.md has the promises."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,9 +23,8 @@ from videossr.tasks.core import (
     check_reading,
     files_of,
     frames_clip,
-    open_picture,
 )
-from videossr.video import python_process
+from videossr.video import open_picture, python_process
 
 N = MOST_READ
 MEAN = {
@@ -189,3 +190,102 @@ def test_names_in_tables_are_text():
         assert bad[:4] in text.replace("\\", "")
         assert not {"<img", "](", "|$", "$x", "\x1b"} & {sign for sign in ("<img", "](", "|$", "$x", "\x1b") if sign in text.replace("\\<", "").replace("\\]", "").replace("\\|", "").replace("\\$", "")}
     assert viubench_table({"\\input{x}": {}}, form="latex").count("\\input") == 0 and ",=" not in viubench_table({"=1+1": {}}, form="csv")
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory):
+    "A video of a few kilobytes and of frames of 16 million pixels each."
+    import av
+
+    path, side = tmp_path_factory.mktemp("bomb") / "small.mp4", 4096
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=10, options={"preset": "ultrafast", "x264-params": "threads=1:keyint=100"})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame(side, side, "yuv420p")
+        for plane in frame.planes:
+            plane.update(b"\x80" * plane.buffer_size)
+        for number in range(8):
+            frame.pts = number
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("backend", [None, "pyav"])
+def test_memory_that_runs_out_is_no_damage(bomb, monkeypatch, backend):
+    "Fewer and fewer bytes: all frames, or an error that says why; never some of the frames."
+    whole = video.read_clip(bomb, 8, 0.0, backend=backend)
+    told = []
+    for gigabytes in (2, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05):
+        monkeypatch.setenv("VIDEOSSR_DECODE_GB", str(gigabytes))
+        try:
+            assert np.array_equal(video.read_clip(bomb, 8, 0.0, backend=backend).frames, whole.frames)
+        except video.VideoError as error:
+            assert f"more than {gigabytes} GB of memory; the environment variable VIDEOSSR_DECODE_GB allows more" in str(error)
+            told.append(gigabytes)
+    assert len(whole) == 8 and 0.05 in told and 2 not in told
+    monkeypatch.delenv("VIDEOSSR_DECODE_GB")
+    assert len(video.read_clip(bomb, 8, 0.0, backend=backend)) == 8  # the next worker starts afresh
+
+
+def test_more_frames_than_fit_are_not_read(clips, monkeypatch):
+    monkeypatch.setattr(video, "_MOST_FRAMES", 10**6)
+    monkeypatch.setattr(video, "_decoded", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(video.VideoError, match="8 frames of .* pixels are"):
+        video.read_clip(clips[0], 8, max_pixels=2**20, min_pixels=2**20, backend="pyav", timeout=None)
+
+
+@pytest.mark.parametrize("name, value", [("VIDEOSSR_DECODE_GB", "much"), ("VIDEOSSR_DECODE_GB", "-1"), ("VIDEOSSR_DECODE_SECONDS", "nan"), ("VIDEOSSR_DECODER", "opencv")])
+def test_a_bound_that_is_none_is_refused_by_name(clips, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=name):
+        video.read_clip(clips[0], 4)
+
+
+def test_the_environment_chooses_the_decoder_and_the_time(clips, monkeypatch):
+    asked = []
+    isolated = video._isolated
+    monkeypatch.setattr(video, "_isolated", lambda path, request, limit: asked.append((request["backend"], limit)) or isolated(path, request, limit))
+    size = os.path.getsize(clips[0])
+    monkeypatch.setenv("VIDEOSSR_DECODER", "pyav")
+    monkeypatch.setenv("VIDEOSSR_DECODE_SECONDS", "30")
+    video.read_clip(clips[0], 4)
+    video.read_clip(clips[0], 4, timeout=7)
+    assert asked == [("pyav", 30 * (1 + size / 2**28)), ("pyav", 7.0)]
+
+
+@pytest.mark.parametrize("name, text", [
+    ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{video}\n#EXT-X-ENDLIST\n"),
+    ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{video}\n#EXT-X-ENDLIST\n"),
+    ("concat.mp4", "ffconcat version 1.0\nfile '{video}'\n"),
+    ("dash.mpd", '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT9S"><Period><AdaptationSet mimeType="video/mp4">'
+     '<Representation id="1" bandwidth="1"><BaseURL>{video}</BaseURL></Representation></AdaptationSet></Period></MPD>'),
+    ("session.sdp", "v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"),
+])  # fmt: skip
+@pytest.mark.parametrize("backend", [None, "pyav", "decord"])
+def test_a_list_of_files_is_no_video(clips, tmp_path, monkeypatch, name, text, backend):
+    "Local files only is not enough: a playlist inside the folder would show what lies outside."
+    (tmp_path / name).write_text(text.format(video=clips[0]))
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / name, name):
+        for timeout in ("auto", None):
+            with pytest.raises(video.VideoError, match="cannot be opened: not a video of a kind that is read"):
+                video.read_clip(path, 4, backend=backend, timeout=timeout)
+
+
+def test_a_name_is_a_path_and_no_protocol(clips, tmp_path, monkeypatch):
+    "FFmpeg takes what stands before a colon for a protocol."
+    monkeypatch.chdir(tmp_path)
+    for name in (f"concat:{os.path.basename(clips[0])}", "subfile,,start,0,end,9,,:x.mp4", "-i.mp4", "data:video.mp4"):
+        shutil.copy(clips[0], name)
+        for backend in (None, "pyav"):
+            assert len(video.read_clip(name, 4, backend=backend, timeout=None)) == 4
+
+
+def test_a_picture_that_takes_all_memory_harms_nobody(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("1", (8000, 8000)).save(path)
+    monkeypatch.setenv("VIDEOSSR_DECODE_GB", "0.05")
+    with pytest.raises(video.VideoError, match="more than 0.05 GB of memory"):
+        frames_clip([str(path)], 1.0)

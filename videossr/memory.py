@@ -148,6 +148,7 @@ def model_config(
     "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for a kind that is not trained here."
     if isinstance(name, Policy):
         name = name.model.config
+    read = not isinstance(name, PreTrainedConfig)
     if isinstance(name, Mapping):
         name = AutoConfig.for_model(**{"model_type": "unknown", **name})
     if not isinstance(name, PreTrainedConfig):
@@ -155,6 +156,8 @@ def model_config(
             name = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
             raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub") from error
+    if read:
+        name._attn_implementation = None  # in a stranger's config it could be a program on the Hub
     family_of(name)
     return name
 

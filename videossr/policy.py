@@ -52,9 +52,10 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
-from .checkpoints import adapter_base, checkpoint_fault
+from .checkpoints import adapter_base, checkpoint_fault, config_fault, template_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .files import read_json, writing_to
+from .folders import check_links, remove, write_whole
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -121,7 +122,8 @@ class Policy:
         folder: str | Path,
         dtype: torch.dtype | None = None,  # of the weights, which are cast in place; None: as they are
     ) -> Path:
-        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server."
+        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server. Raises `OSError` for a folder with a link that leads out."
+        check_links(folder)
         model = self.model if dtype is None else self.model.to(dtype)
         with _served(model):
             model.save_pretrained(folder)
@@ -140,6 +142,16 @@ def _check_template(processor: ProcessorMixin, wishes: dict[str, Any]) -> None:
             raise ValueError(f"chat_template_kwargs: {name} is given by the encoder")
         if not re.search(rf"\b{re.escape(name)}\b", str(processor.chat_template)):
             raise ValueError(f"chat_template_kwargs: the chat template of this policy knows no {name!r}, so it would change nothing")
+
+
+def _try_template(name: str, processor: ProcessorMixin) -> None:
+    "Raises `ValueError` for a chat template that comes to no end on conversations of the kit's forms."
+    templates = processor.chat_template or {}
+    talks = [messages("?", 0), messages("?", 1, "Be brief."), messages("?", 3), messages("?", 2, times=[[0.0, 0.5]] * 2)]
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        told = {key: value for key, value in processor.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
+            raise ValueError(f"{name}: {fault}")
 
 
 @contextlib.contextmanager
@@ -165,9 +177,9 @@ def _read_choices(place: str | Path) -> dict[str, Any]:
 
 def _write_choices(folder: Path, policy: Policy) -> None:
     choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens], "chat_template_kwargs": policy.chat_template_kwargs}
-    (folder / _CHOICES).unlink(missing_ok=True)
+    remove(folder / _CHOICES)
     if choices != {"markers": "released", "allowed_tokens": [], "chat_template_kwargs": {}}:
-        (folder / _CHOICES).write_text(json.dumps(choices) + "\n", encoding="utf-8")
+        write_whole(folder / _CHOICES, json.dumps(choices) + "\n")
 
 # %% ../nbs/40_policy.ipynb #e387d7ec
 SPECIAL_TOKENS = [
@@ -284,6 +296,11 @@ def _base_of(place: str | Path, base: str | Path | None) -> str | Path | None:
     is_place = Path(found).is_absolute() or str(found).startswith(".") or str(found).count("/") != 1  # a hub name is owner/name
     if not found or (is_place and not Path(found).is_dir()):
         raise OSError(f"{place} holds adapters for {str(found)!r}, which is not here; load_policy({str(place)!r}, base=...) takes its new place")
+    seen, after = {place}, found
+    while Path(after).is_dir() and (further := adapter_base(Path(after))):  # adapters may have been trained on a policy with adapters
+        if Path(after).resolve() in seen:
+            raise OSError(f"{place} holds adapters whose base leads back to {after}")
+        seen, after = {*seen, Path(after).resolve()}, further
     return found
 
 
@@ -309,7 +326,7 @@ def load_policy(
     chat_template_kwargs: dict[str, Any] | None = None,  # what the chat template is told; None: as saved
     **kwargs: Any,  # handed to `from_pretrained` of the model
 ) -> Policy:
-    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here."
+    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here or a config that chooses more than a model."
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}
@@ -320,8 +337,11 @@ def load_policy(
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": kwargs.pop("local_files_only", False)}
     try:
         with writing_to("HF_HOME"):
+            if fault := config_fault(PreTrainedConfig.get_config_dict(place, **options)[0], attn_implementation):
+                raise ValueError(f"{name}: {fault}")
             family_of(AutoConfig.from_pretrained(place, **options))
         processor = AutoProcessor.from_pretrained(place, **options)
+        _try_template(str(name), processor)
         with writing_to("HF_HOME"), whole_weights():
             model = AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs

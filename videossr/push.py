@@ -25,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 from .data.build import load_plan, missing_shards
 from .evaluate import read_results, results_table
 from .files import read_json, read_text
+from .folders import check_links
 from .policy import Policy, load_policy
 from .runs import Run
 from .versions import installed
@@ -138,7 +139,7 @@ def push_dataset(
     """Pushes a dataset: recipes, answers and card, not the videos. Raises `ValueError` for a folder that is none or not finished, paths of this
     machine, or a repository that everyone can read; `ConnectionError` and `PermissionError` where the Hub cannot be reached. Then nothing was sent."""
     validate_repo_id(repo)
-    folder, api = Path(folder), _hub(api)
+    folder, api = check_links(folder), _hub(api)
     config = _dataset_config(folder)
     _check_paths(folder)
     files: dict[str, Path | str] = {path.relative_to(folder).as_posix(): path for pattern in _DATASET for path in sorted(folder.glob(pattern))}
@@ -296,7 +297,7 @@ def push(
     api, known = _hub(api), _run_of(self, run)
     card = model_card(repo, known and known.folder, policy=self, datasets=datasets)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = known.path("checkpoints", "final") if known else self.save(Path(temporary, "policy"))
+        folder = check_links(known.path("checkpoints", "final")) if known else self.save(Path(temporary, "policy"))
         files: dict[str, Path | str] = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix in _MODEL_FILES}
         with _laid_out({**files, "README.md": card}, [known.folder] if known else []) as laid_out:
             return _send(api, repo, "model", private, laid_out)

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from .files import TextError, json_value, utf8_text
+from .folders import open_plain, write_whole
 from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
@@ -159,12 +160,7 @@ def write_records(
     path: str | Path,  # replaced at once or not at all
 ) -> Path:
     "Writes a whole file of records."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_whole(path, "".join(record.to_json() + "\n" for record in records))
 
 # %% ../nbs/45_records.ipynb #089632a2
 def lock_file(
@@ -185,7 +181,7 @@ def lock_file(
 
 # %% ../nbs/45_records.ipynb #acdd28a2
 class Journal:
-    "A file of records, open to append to. Raises `RuntimeError` when another process writes to it."
+    "A file of records, open to append to. Raises `RuntimeError` when another process writes to it, `OSError` for a link."
 
     def __init__(
         self,
@@ -199,7 +195,7 @@ class Journal:
         "Opens and locks the file; one that another process has replaced meanwhile is opened again."
         there = False
         while not there:
-            self.file = self.path.open("a+b")
+            self.file = open_plain(self.path, "a+b")
             try:
                 if not lock_file(self.file):
                     raise RuntimeError(f"another run is writing to {self.path}; wait for it, or give another path")

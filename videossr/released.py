@@ -23,6 +23,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from .files import read_json
+from .folders import check_links
 
 # %% auto #0
 __all__ = ['RELEASES', 'SPECIAL_TOKENS', 'CONTROL_TOKENS', 'published_config', 'added_tokens', 'chat_template',
@@ -312,7 +313,7 @@ def _write_processor(folder: Path, name: str, thinking: bool, vocabulary: str) -
     files = _tokenizer_files(name, vocabulary)
     first = len(json.loads(files["vocab.json"]))
     files |= {"tokenizer_config.json": _tokenizer_config(name, template, first), "chat_template.json": _json({"chat_template": template}, 4)}
-    folder.mkdir(parents=True, exist_ok=True)
+    check_links(folder).mkdir(parents=True, exist_ok=True)
     for file, text in (files | _pixel_files(name)).items():
         (folder / file).write_text(text, encoding="utf-8")
     return first

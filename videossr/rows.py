@@ -19,8 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .files import named_file
 from .policy import Policy, Prompt, encode_sample, encode_talk
 from .tasks import Sample
-from .tasks.core import open_picture
-from .video import Clip, fit_size, probe, read_clip
+from .video import Clip, fit_size, open_picture, probe, read_clip
 
 if TYPE_CHECKING:
     from datasets import Dataset

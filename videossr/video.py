@@ -4,14 +4,17 @@
 
 # %% ../nbs/00_video.ipynb #135dd195
 from __future__ import annotations
-import atexit, base64, contextlib, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+import atexit, base64, contextlib, errno, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
+if TYPE_CHECKING: from PIL import Image # loaded where it is used: clips do without
 
 # %% auto #0
-__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'python_process', 'probe', 'read_clip']
+__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'python_process', 'probe', 'read_clip', 'open_picture',
+           'read_pictures']
 
 # %% ../nbs/00_video.ipynb #d82fd193
 class _Measures:
@@ -166,6 +169,9 @@ class _Index:
 
 # %% ../nbs/00_video.ipynb #037fe021
 _MOST_PIXELS = 8192*8192 # of one frame as stored; what claims more is damaged or means harm
+# kinds of files that hold their own pictures or sound; playlists and their like, which name other files, are none
+_CONTAINERS = ("mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,h264,hevc,vvc,m4v,h263,h261,ivf,obu,av1,mxf,gxf,rm,nut,wtv,dv,yuv4mpegpipe,"
+               "vc1,mjpeg,cavsvideo,dirac,mp3,wav,w64,flac,aac,ac3,eac3,dts,amr,aiff,caf,ape,wv,tta")
 
 def _check_file(path: str) -> None:
     "`VideoError` for whatever is not a file with something in it."
@@ -179,18 +185,20 @@ def need_av() -> None:
     "Raises `ImportError` that says what to install where PyAV is missing; frames that are pictures or in memory do without it."
     if importlib.util.find_spec("av") is None: raise ImportError("reading and writing videos needs PyAV: pip install av")
 
+# %% ../nbs/00_video.ipynb #185c4c0f
 def _open(path: str):
-    "The opened container; local files only, whatever a playlist inside might name."
+    "The opened container, of a kind that holds its own pictures; local files only, whatever is named inside."
     need_av()
     import av
     _check_file(path)
     # tags that are not UTF-8 stop PyAV before version 19, unless it is told to replace them
     tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    try: return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, **tags)
+    try: return av.open(os.path.abspath(path), options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}, **tags)
+    except MemoryError: raise
     except (av.FFmpegError, OSError, ValueError) as error:
         with contextlib.suppress(OSError), open(path, "rb") as file: head = file.read(12)
         mp4 = head[4:8] == b"ftyp" # the one kind whose index may come last and be lost with the end
-        hint = "the end of the file is missing (a download that stopped?)" if mp4 else "not a video, or damaged"
+        hint = "the end of the file is missing (a download that stopped?)" if mp4 else "not a video of a kind that is read, or damaged"
         raise VideoError(path, f"cannot be opened: {hint} [{getattr(error, 'strerror', None) or error}]") from error
 
 def _stream(box, path: str):
@@ -212,24 +220,30 @@ def _packets(box, stream) -> Iterator:
         except IndexError: # PyAV stumbles over a track that appears on the way; the next packet may be ours again
             packets, strays = box.demux(stream), strays + 1
             continue
+        except MemoryError: raise
         except (av.FFmpegError, OSError): return
         if packet is None: return
         if packet.size: yield packet
 
 def _frames_of(packet) -> list:
     "What a packet decodes to; None stands for damage, also for a frame that the decoder says it patched by guessing."
-    import av
-    try: return [None if frame.is_corrupt else frame for frame in packet.decode()]
-    except (av.FFmpegError, OSError, ValueError): return [None]
-
-def _undecodable(packets: int, codec: str) -> str:
-    return f"none of its {packets} pieces of {codec} video could be decoded" if packets else f"its {codec} track holds nothing: the file is cut off or damaged"
+    return _whole(packet.decode, packet.stream, [None])
 
 def _flushed(stream) -> list:
     "The frames a decoder still holds when the packets are over."
+    return _whole(lambda: stream.decode(None), stream, [])
+
+def _whole(decode: Callable[[], list], stream, failed: list) -> list:
+    "Decoded frames, None for a patched one; `failed` if there are none. `MemoryError` where memory ran out, which decoders call damage."
     import av
-    try: return [None if frame.is_corrupt else frame for frame in stream.decode(None)]
-    except (av.FFmpegError, OSError, ValueError): return []
+    try: frames = [None if frame.is_corrupt else frame for frame in decode()]
+    except MemoryError: raise
+    except (av.FFmpegError, OSError, ValueError): frames = failed
+    if None in frames and _room_left() < 8*stream.width*stream.height: raise MemoryError # less than two frames of any format
+    return frames
+
+def _undecodable(packets: int, codec: str) -> str:
+    return f"none of its {packets} pieces of {codec} video could be decoded" if packets else f"its {codec} track holds nothing: the file is cut off or damaged"
 
 # %% ../nbs/00_video.ipynb #6c53f1a4
 def _continued(packets: list, unit: float) -> list:
@@ -381,7 +395,7 @@ def _with_decord(index: _Index, instants: np.ndarray, height: int, width: int) -
         import decord
         decord.logging.set_level(decord.logging.FATAL if _log is None else decord.logging.ERROR)
         before = _log_size()
-        reader = decord.VideoReader(index.info.path, width=width, height=height, num_threads=_threads(), fault_tol=1e-9)
+        reader = decord.VideoReader(os.path.abspath(index.info.path), width=width, height=height, num_threads=_threads(), fault_tol=1e-9)
         starts = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
         # decord keeps times in single precision
         if len(starts) != len(index.starts) or np.abs(starts - index.starts).max() > _SLACK + 1e-6*index.end:
@@ -509,6 +523,38 @@ def _with_pyav(index: _Index, plan: Callable[[float], np.ndarray], height: int, 
         end = last + tail # what was promised did not all decode: spread over what did
     return np.stack(frames), np.array(times)
 
+# %% ../nbs/00_video.ipynb #94cc9335
+_MOST_FRAMES = 2**33 # bytes of the frames that are read at once
+_room = 0.0 # bytes that a worker may take to decode; 0: no bound, in the process that calls
+
+def _taken() -> int:
+    "Bytes of address space of this process; 0 where the system does not say."
+    with contextlib.suppress(ImportError, OSError, ValueError), open("/proc/self/statm") as file:
+        import resource
+        return int(file.read().split()[0])*resource.getpagesize()
+    return 0
+
+def _allow(more: float) -> None:
+    "Lets this process take so many bytes more than it has now, where the system can hold it to that (Linux)."
+    if not (taken := _taken()): return
+    import resource
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = int(taken + more)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+def _room_left() -> float:
+    "Bytes that this process may still take."
+    if not _room or not (taken := _taken()): return math.inf
+    import resource
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if most == resource.RLIM_INFINITY else most - taken
+
+def _make_room(path: str, n_frames: int, height: int, width: int) -> None:
+    "Room for the frames that are asked for, beside that for decoding; `VideoError` where they are too many."
+    size = 3*n_frames*height*width
+    if size > _MOST_FRAMES: raise VideoError(path, f"{n_frames} frames of {width}x{height} pixels are {size/1e9:.0f} GB; {_MOST_FRAMES/1e9:.0f} GB are read at once")
+    if _room: _allow(_room + 3*size) # each by itself, all together, and once more in passing
+
 # %% ../nbs/00_video.ipynb #1bfd112d
 def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: int | None, backend: str | None,
             times: list | None) -> tuple[np.ndarray, np.ndarray]:
@@ -516,6 +562,7 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
     index = _index(path)
     if isinstance(index, VideoInfo): raise VideoError(path, f"there are no pictures in it, at most sound ({index.container})")
     height, width = fit_size(index.info.height, round(index.info.height*index.info.aspect), max_pixels, min_pixels)
+    _make_room(path, min(n_frames if times is None else len(times), len(index.starts)), height, width)
     def plan(end: float) -> np.ndarray:
         return _instants(end, n_frames, trim) if times is None else np.asarray(times, dtype=np.float64)
     if backend != "pyav":
@@ -523,6 +570,32 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
         except _Distrust as reason:
             if backend == "decord": raise VideoError(path, f"decord cannot be trusted with it ({reason}); leave backend unset") from reason
     return _with_pyav(index, plan, height, width)
+
+# %% ../nbs/00_video.ipynb #2846ce4c
+_BOUNDS = {"VIDEOSSR_DECODE_SECONDS": 60.0, "VIDEOSSR_DECODE_GB": 2.0}
+_LARGE = 2**28 # bytes of a file that get the time limit once more
+
+def _bound(name: str) -> float:
+    "A bound of decoding: the environment's, else ours. `ValueError` for one that is no positive number."
+    told = os.environ.get(name, "").strip()
+    try: value = float(told or _BOUNDS[name])
+    except ValueError: value = math.nan
+    if not 0 < value < math.inf: raise ValueError(f"the environment variable {name}={told!r} must be a positive number; {_BOUNDS[name]:g} if it is not set")
+    return value
+
+def _limit(path: str, timeout: float | str) -> float:
+    "Seconds that a file may take."
+    if timeout != "auto": return float(timeout)
+    return _bound("VIDEOSSR_DECODE_SECONDS")*(1 + (os.path.getsize(path)/_LARGE if os.path.isfile(path) else 0))
+
+def _backend(told: str | None) -> str | None:
+    "The decoder that is asked for, by argument or by environment."
+    name = told or os.environ.get("VIDEOSSR_DECODER", "").strip() or None
+    source = f"backend={told!r}" if told else f"the environment variable VIDEOSSR_DECODER={name!r}"
+    if name not in (None, "decord", "pyav"): raise ValueError(f"{source} must be 'decord', 'pyav' or None" if told else f"{source} must be decord or pyav")
+    if name == "decord" and importlib.util.find_spec("decord") is None:
+        raise ImportError(f"{source} needs decord (pip install decord); without it PyAV reads all")
+    return name
 
 # %% ../nbs/00_video.ipynb #e35b254d
 _SERVE = "from videossr.video import _serve; _serve()"
@@ -555,20 +628,27 @@ def _serve() -> None:
         for line in sys.stdin.buffer: requests.put(line)
         os._exit(0) # the caller is gone: stop even in the middle of a file
     threading.Thread(target=listen, daemon=True).start()
-    import av # slow to load, so before the first time limit runs
-    with contextlib.suppress(ImportError, OSError): import decord
-    _send(out, {"ready": av.__version__})
+    for slow in ("av", "decord", "PIL.Image"): # to load: before the first time limit runs
+        with contextlib.suppress(ImportError, OSError): importlib.import_module(slow)
+    _send(out, {"ready": True})
     while True: _send(out, *_answer(json.loads(requests.get())))
 
+# %% ../nbs/00_video.ipynb #0e855f3f
 def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
     "Do what a request asks; everything that goes wrong becomes an answer too."
-    work = request.pop("do")
+    global _room
+    work, _room = request.pop("do"), request.pop("room")
+    _allow(_room)
     try:
         if work == "probe": return {"info": asdict(_summary(**request))}, None
-        frames, times = _decode(**request)
+        frames, times = _pictures(**request) if work == "pictures" else _decode(**request)
         return {"times": times.tolist(), "shape": frames.shape}, frames
-    except VideoError as error: return {"error": error.cause}, None
-    except Exception: return {"bug": traceback.format_exc()}, None # ours, not the file's: the caller raises it
+    except VideoError as error: return {"error": error.cause, "path": error.path}, None
+    except Exception as error:
+        if not isinstance(error, MemoryError) and getattr(error, "errno", None) not in (errno.ENOMEM, errno.EAGAIN): # no thread: no room for its stack
+            return {"bug": traceback.format_exc()}, None # ours, not the file's: the caller raises it
+        return {"error": f"decoding takes more than {_room/1e9:g} GB of memory; the environment variable VIDEOSSR_DECODE_GB allows more",
+                "path": request.get("path") or request["paths"][0], "spent": True}, None
 
 def _summary(path: str) -> VideoInfo:
     index = _index(path)
@@ -687,32 +767,37 @@ def _close_workers() -> None:
 # %% ../nbs/00_video.ipynb #112cd86b
 def _isolated(path: str, request: dict, timeout: float) -> tuple[dict, np.ndarray | None]:
     "A worker's answer. `VideoError` if the file is bad, hangs or crashes it; `RuntimeError` if we are to blame."
-    _check_file(path)
-    need_av()
+    request = {"room": 1e9*_bound("VIDEOSSR_DECODE_GB"), **request}
     worker = _borrow()
-    try: answer, frames = worker.ask({"path": os.path.abspath(path), **request}, timeout)
+    try: answer, frames = worker.ask(request, timeout)
     except _Died as death:
         worker.close()
-        if death.late: raise VideoError(path, f"decoding took more than {timeout:g} s and was stopped; timeout= allows more") from death
+        if death.late: raise VideoError(path, f"decoding took more than {timeout:g} s and was stopped; timeout= or the environment variable VIDEOSSR_DECODE_SECONDS allows more") from death
         if request.get("backend", "") is None: return _isolated(path, request | {"backend": "pyav"}, timeout) # most likely decord
         raise VideoError(path, f"the decoder crashed ({death})") from death
     except BaseException: # an interrupt leaves half an answer in the pipe
         worker.close()
         raise
-    _give_back(worker)
-    if "error" in answer: raise VideoError(path, answer["error"])
+    worker.close() if "spent" in answer else _give_back(worker)
+    if "error" in answer: raise VideoError(path if answer["path"] == os.path.abspath(path) else answer["path"], answer["error"])
     if "bug" in answer: raise RuntimeError(f"reading {path} failed in an unforeseen way:\n{answer['bug']}")
     return answer, frames
 
 # %% ../nbs/00_video.ipynb #072b1cc6
 def probe(
-    path: str | os.PathLike,        # a video file
-    timeout: float | None = 60.0,   # seconds; None: in this process, without a limit
+    path: str | os.PathLike,               # a video file
+    timeout: float | str | None = "auto",  # seconds; "auto": VIDEOSSR_DECODE_SECONDS, and more for a large file; None: in this process, without a limit
 ) -> VideoInfo:
     "What a file holds, counted rather than believed. `VideoError` if it cannot be opened or none of it decodes."
     path = os.fsdecode(path)
     if timeout is None: return _summary(path)
-    return replace(VideoInfo(**_isolated(path, {"do": "probe"}, timeout)[0]["info"]), path=path)
+    return replace(VideoInfo(**_of_file(path, {"do": "probe"}, timeout)[0]["info"]), path=path)
+
+def _of_file(path: str, request: dict, timeout: float | str) -> tuple[dict, np.ndarray | None]:
+    "A worker's answer about a video."
+    _check_file(path)
+    need_av()
+    return _isolated(path, {"path": os.path.abspath(path), **request}, _limit(path, timeout))
 
 def _checked_times(times: np.ndarray) -> list[float]:
     "`times` as a list, or a `ValueError`."
@@ -723,30 +808,70 @@ def _checked_times(times: np.ndarray) -> list[float]:
 
 # %% ../nbs/00_video.ipynb #7b93b3a6
 def read_clip(
-    path: str | os.PathLike,         # a video file
-    n_frames: int = 48,              # frames; fewer come back where the video has fewer
-    trim: float = 0.05,              # part of the duration left out at each end, 0 <= trim < 0.5
-    max_pixels: int = 256*256,       # height*width of a frame at most; see `fit_size`
-    min_pixels: int | None = None,   # enlarge small videos to about this
-    backend: str | None = None,      # "decord", "pyav", or None: decord where it can be trusted
-    times: np.ndarray | None = None, # seconds, increasing: the frames on screen then, instead of `n_frames` even ones
-    timeout: float | None = 60.0,    # seconds; None: in this process, without a limit
+    path: str | os.PathLike,               # a video file
+    n_frames: int = 48,                    # frames; fewer come back where the video has fewer
+    trim: float = 0.05,                    # part of the duration left out at each end, 0 <= trim < 0.5
+    max_pixels: int = 256*256,             # height*width of a frame at most; see `fit_size`
+    min_pixels: int | None = None,         # enlarge small videos to about this
+    backend: str | None = None,            # "decord", "pyav", or None: VIDEOSSR_DECODER, else decord where it can be trusted
+    times: np.ndarray | None = None,       # seconds, increasing: the frames on screen then, instead of `n_frames` even ones
+    timeout: float | str | None = "auto",  # seconds; "auto": VIDEOSSR_DECODE_SECONDS, and more for a large file; None: in this process, without a limit
 ) -> Clip:
     """The frames on screen at the middles of `n_frames` equal parts of the video without its trimmed ends (5 %, as in the paper).
     Raises `VideoError`, which names file and cause, if the video cannot be read rightly."""
     path = os.fsdecode(path)
     if n_frames < 1: raise ValueError(f"n_frames={n_frames}: ask for one frame at least")
     if not 0 <= trim < .5: raise ValueError(f"trim={trim} must be at least 0 and less than 0.5")
-    if backend not in (None, "decord", "pyav"): raise ValueError(f"backend={backend!r} must be 'decord', 'pyav' or None")
-    if backend == "decord" and importlib.util.find_spec("decord") is None:
-        raise ImportError("backend='decord' needs decord (pip install decord); backend=None does without where it is missing")
     if times is not None: times = _checked_times(times)
     fit_size(_SIDE, _SIDE, max_pixels, min_pixels) # complains about a budget that cannot be kept
     request = dict(n_frames=int(n_frames), trim=float(trim), max_pixels=int(max_pixels),
-                   min_pixels=min_pixels and int(min_pixels), backend=backend, times=times)
+                   min_pixels=min_pixels and int(min_pixels), backend=_backend(backend), times=times)
     if timeout is None:
         frames, seconds = _decode(path, **request)
     else:
-        answer, frames = _isolated(path, {"do": "read", **request}, timeout)
+        answer, frames = _of_file(path, {"do": "read", **request}, timeout)
         seconds = np.array(answer["times"])
     return Clip(frames, seconds, path)
+
+# %% ../nbs/00_video.ipynb #05045425
+def open_picture(
+    path: str | os.PathLike | BinaryIO, # a file, or one that is open
+) -> "Image.Image":                     # not decoded yet
+    "A picture: JPEG, PNG, WebP or BMP, of 64 million pixels at most. Raises `OSError` for any other kind, `ValueError` for a larger one."
+    from PIL import Image
+    try: picture = Image.open(path, formats=("JPEG", "PNG", "WEBP", "BMP"))
+    except Image.DecompressionBombError as error: raise ValueError(f"more pixels than the {_MOST_PIXELS:,} that are decoded") from error
+    if picture.width*picture.height > _MOST_PIXELS:
+        picture.close()
+        raise ValueError(f"{picture.width} x {picture.height} pixels are more than the {_MOST_PIXELS:,} that are decoded")
+    return picture
+
+def _pictures(paths: list[str], max_pixels: int, min_pixels: int | None) -> tuple[np.ndarray, np.ndarray]:
+    "The whole of `read_pictures`, in the process that calls it, and the pictures' numbers."
+    from PIL import Image
+    frames: list[np.ndarray] = []
+    for path in paths:
+        try:
+            with open_picture(path) as picture:
+                if not frames:
+                    height, width = fit_size(picture.height, picture.width, max_pixels, min_pixels)
+                    _make_room(path, len(paths), height, width)
+                picture = picture.convert("RGB")
+                frames.append(np.asarray(picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)))
+        except VideoError: raise
+        except (OSError, ValueError) as error: raise VideoError(path, f"cannot be read as a picture: {error}") from error
+    return np.stack(frames), np.arange(float(len(frames)))
+
+# %% ../nbs/00_video.ipynb #538209d0
+def read_pictures(
+    paths: Sequence[str | os.PathLike],   # picture files, one at least, in order
+    max_pixels: int = 256*256,            # height*width at most
+    min_pixels: int | None = None,        # enlarge small pictures to about this
+    timeout: float | str | None = "auto", # seconds for all; as for `read_clip`
+) -> np.ndarray:                          # uint8 (T, H, W, 3), all scaled to the size that fits the first
+    "Pictures as frames. Raises `VideoError` that names the file."
+    names = [os.path.abspath(os.fsdecode(path)) for path in paths]
+    for name in names: _check_file(name)
+    request = {"paths": names, "max_pixels": int(max_pixels), "min_pixels": min_pixels and int(min_pixels)}
+    if timeout is None: return _pictures(**request)[0]
+    return _isolated(names[0], {"do": "pictures", **request}, max(_limit(name, timeout) for name in names))[1]

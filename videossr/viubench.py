@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 from .backends import Budget
 from .data import find_groups, find_videos, known_groups
 from .files import json_value, read_json, read_json_lines, read_lines, read_text, shown_name
+from .folders import write_whole
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
@@ -264,13 +264,8 @@ def save_viubench(
     path: str | Path,  # JSON lines; replaced at once or not at all
 ) -> Path:
     "Writes the questions with their version."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     head = {"viubench": bench.version, "questions": len(bench)}
-    partial.write_text("\n".join([json.dumps(head), *(sample.to_json() for sample in bench)]) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_whole(path, "\n".join([json.dumps(head), *(sample.to_json() for sample in bench)]) + "\n")
 
 
 def load_viubench(

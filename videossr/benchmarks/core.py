@@ -28,6 +28,7 @@ from ..answers import LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
 from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
+from ..folders import check_links
 from ..records import Record, metric_interval, sample_id
 from ..rewards import answer_of, readable, temporal_iou
 from ..tables import markdown_text
@@ -638,7 +639,7 @@ def make_example(
 ) -> Path:  # the folder
     "Writes a small made-up benchmark of the official shape, with small painted videos."
     benchmark, folder = name if isinstance(name, Benchmark) else find_benchmark(name), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_links(folder).mkdir(parents=True, exist_ok=True)
     painted = demo_videos(4, progress=False)
 
     def video(path: str) -> None:

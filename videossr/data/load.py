@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from .mix import _columns_of, _sample_of, sweep
 from ..files import read_json, walk_files, writing_to
+from ..folders import private_folder, whole_file
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -258,7 +259,7 @@ def _from_hub(name: str, split: str, video_dir: str | Path | None, streaming: bo
 # %% ../../nbs/30_data/02_load.ipynb #f8c2e641
 @dataclass
 class FrameCache:
-    "Decoded clips in a folder, least recently used out first, at most `max_bytes`."
+    "Decoded clips in a folder of your own, least recently used out first, at most `max_bytes`. Raises `PermissionError` for a folder that others can write to."
     folder: Path
     max_bytes: int = 20 * 2**30
     hits: int = 0  # of this process
@@ -267,7 +268,7 @@ class FrameCache:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         sweep(self.folder)
 
     def read(self, path: str, **reading: Any) -> Clip:
@@ -293,14 +294,8 @@ class FrameCache:
     def _keep(self, name: str, clip: Clip) -> None:
         "Writes a clip, the frames last, then makes room."
         for part, values in ((f"{name}.times.npy", clip.times), (f"{name}.npy", clip.frames)):
-            partial = self.folder / f".{part}.{os.getpid()}.part"
-            try:
-                with partial.open("wb") as file:
-                    np.save(file, values)
-                os.replace(partial, self.folder / part)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            with whole_file(self.folder / part) as partial, partial.open("wb") as file:
+                np.save(file, values)
         self._free -= clip.frames.nbytes
         if self._free <= 0:  # a look at each clip would take longer the more there are
             self._free = self._make_room() // 8  # others write too
@@ -326,7 +321,7 @@ class FrameCache:
 
 # %% ../../nbs/30_data/02_load.ipynb #acf52b5b
 def use_frame_cache(
-    folder: str | Path | None,  # made if missing; None: no cache on disk
+    folder: str | Path | None,  # made if missing, for you alone; None: no cache on disk
     max_bytes: int = 20 * 2**30,  # bound of all its files
     in_memory: int | None = None,  # bound of the clips in this process's memory, bytes; None: as it is
 ) -> FrameCache | None:

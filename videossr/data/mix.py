@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 import videossr.beyond  # noqa: F401, for the tasks that a mix may name
 from .groups import find_groups
 from ..files import VIDEO_SUFFIXES, TextError, is_video, json_value, named_file, read_cells, read_list, shown_name, walk_files
+from ..folders import whole_file
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..video import VideoError
@@ -434,18 +435,15 @@ def write_table(
     path: str | Path,  # its folder is made if missing
 ) -> Path:
     "Writes rows to a parquet file, at once or not at all."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-    os.replace(partial, path)
-    return path
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+    return Path(path)
 
 
 def sweep(
     folder: str | Path,  # searched with all that is below it
 ) -> None:
-    "Removes what processes that are gone left half written: files named `.NAME.PROCESS.part`."
+    "Removes what processes that are gone left half written: files of `whole_file`, named `.NAME.TOKEN.PROCESS.part`."
     for path in Path(folder).rglob(".*.part"):
         pid = path.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

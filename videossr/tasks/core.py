@@ -13,18 +13,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from ..files import TextError, json_value, shown_name
-from ..video import Clip, VideoError, fit_size, read_clip
+from ..video import Clip, VideoError, read_clip, read_pictures
 
 # %% auto #0
 __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading', 'video_key',
            'has_key', 'sample_rng', 'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache',
-           'SampleSource', 'make_sample', 'row_reading', 'open_picture', 'frames_clip', 'render']
+           'SampleSource', 'make_sample', 'row_reading', 'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -402,20 +401,6 @@ def row_reading(
     return {"max_pixels": most, **({"min_pixels": min(most, int(video["min_pixels"]))} if video.get("min_pixels") else {})}
 
 # %% ../../nbs/10_tasks/00_core.ipynb #8cb2f7cb
-_PICTURES, _MOST_PIXELS = ("JPEG", "PNG", "WEBP", "BMP"), 2**26  # formats without code or references in them; 64 million pixels
-
-
-def open_picture(
-    path: str | Path | BinaryIO,  # a file, or one that is open
-) -> Image.Image:  # not decoded yet
-    "A picture of one of four formats and of bounded size. Raises `OSError` for any other, `ValueError` for a larger one."
-    picture = Image.open(path, formats=_PICTURES)
-    if picture.width * picture.height > _MOST_PIXELS:
-        picture.close()
-        raise ValueError(f"{picture.width} x {picture.height} pixels are more than the {_MOST_PIXELS:,} that are decoded")
-    return picture
-
-
 def frames_clip(
     paths: Sequence[str],  # picture files, in order
     fps: float,  # frames a second, > 0; times run from 0
@@ -423,17 +408,8 @@ def frames_clip(
     min_pixels: int | None = None,  # small frames are enlarged to about this
 ) -> Clip:
     "A clip of stored frames, all scaled to the size of the first. Raises `VideoError` that names the file."
-    frames: list[np.ndarray] = []
-    for path in paths:
-        try:
-            with open_picture(path) as picture:
-                if not frames:
-                    height, width = fit_size(picture.height, picture.width, max_pixels, min_pixels)
-                same = (width, height) == picture.size
-                frames.append(np.asarray(picture.convert("RGB") if same else picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)))
-        except (OSError, ValueError) as error:
-            raise VideoError(path, f"cannot be read as a picture: {error}") from error
-    return Clip(np.stack(frames), np.arange(len(frames)) / fps, str(Path(paths[0]).parent))
+    frames = read_pictures(paths, max_pixels, min_pixels)
+    return Clip(frames, np.arange(len(frames)) / fps, str(Path(paths[0]).parent))
 
 # %% ../../nbs/10_tasks/00_core.ipynb #a3b0785e
 def render(
