@@ -63,7 +63,7 @@ def adapter_fault(
     path = folder / "adapter_config.json"
     if not path.is_file() or (fault := file_fault(path)):
         return fault if path.is_file() else None
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    about: dict[str, Any] = read_json(path)
     kind, named = about.get("peft_type", "LORA"), {**(about.get("rank_pattern") or {}), **(about.get("alpha_pattern") or {})}
     if kind != "LORA" or about.get("megatron_config"):
         return f"{path} asks for {'a module of Megatron' if kind == 'LORA' else f'adapters of the kind {kind}'}: adapters of LoRA alone are read"

@@ -156,9 +156,10 @@ def _for_now() -> Path:
 
 def cache_dir() -> Path:
     "Where made files are kept: `VIDEOSSR_CACHE`, else `videossr` in the user's cache folder; where that is not yours alone, a folder that goes with this process."
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     try:
-        return private_folder(os.environ.get("VIDEOSSR_CACHE") or Path(base) / "videossr")
-    except OSError as error:
-        warnings.warn(f"the cache is not used, so files are made anew: {error}", stacklevel=2)
+        base = os.environ.get("VIDEOSSR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videossr"
+        return private_folder(base)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        told = "set VIDEOSSR_CACHE to a folder of your own that can be written"
+        warnings.warn(f"the cache is not used, so files are made anew: {error}; {told}", stacklevel=2)
         return _for_now()
