@@ -479,7 +479,7 @@ def _locate(root: Path, folders: Sequence[str], name: str, listings: dict[Path, 
                 return path.with_name(found)
     return None
 
-
+# %% ../../nbs/55_benchmarks/00_core.ipynb #4ef8fa40
 def _spread(units: Sequence[Any], n: int) -> list[Any]:
     "n of the units in their order, all over the sequence; a larger n keeps what a smaller one has."
     if not 0 < n < len(units):

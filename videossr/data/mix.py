@@ -83,7 +83,7 @@ def _parquet_columns(table: Path) -> dict[str, list[Any]]:
             raise ValueError(f"{table}: column {name!r} holds {kind}, not paths; write the path of each video as a text")
     return found.to_pydict()
 
-
+# %% ../../nbs/30_data/00_mix.ipynb #c4757106
 def _listed(table: Path) -> list[tuple[Path, str]]:  # path from where we are, and the name of its source or nothing
     "The rows of a list that name a video."
     if table.suffix.lower() == ".parquet":

@@ -105,7 +105,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise RowError(f"a .json file must hold a list of rows, not {type(rows).__name__}; one row a line is .jsonl", place=str(path))
     yield from enumerate(rows, 1)
 
-
+# %% ../../nbs/30_data/05_sources.ipynb #31a6016f
 def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any]]:
     yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
 
@@ -139,10 +139,10 @@ def row_files(
     folder: str | Path,
     split: str = "train",  # what the names of the files begin with, where any begins with a split
 ) -> list[Path]:
-    "The files of rows in a folder, of one kind; .json only where there is nothing else, for it is often settings. Raises `ValueError`."
+    "The files of rows in a folder, of one kind; .json and .arrow only where there is nothing else, for they are often settings and caches. Raises `ValueError`."
     files = [path for path in walk_files(folder) if path.suffix.lower() in READERS and not path.name.startswith(".")]
     kinds = {path.suffix.lower() for path in files}
-    kinds = kinds - {".json"} or kinds
+    kinds = kinds - {".json", ".arrow"} or kinds
     if len(kinds) != 1:
         raise ValueError(f"{folder} holds {' and '.join(sorted(kinds)) or 'no'} files; rows are read from {', '.join(READERS)} of one kind, or name a single file")
     files = [path for path in files if path.suffix.lower() in kinds]
@@ -583,7 +583,7 @@ def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], co
 
 # %% ../../nbs/30_data/05_sources.ipynb #51d7a2be
 def load_rows(
-    place: str | Path,  # .jsonl, .json, .csv, .parquet, a folder of these, a folder of `Dataset.save_to_disk`, or the name of a dataset on the Hub
+    place: str | Path,  # .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder of these, a folder of `Dataset.save_to_disk`, or the name of a dataset on the Hub
     *,
     columns: Mapping[str, str] | None = None,  # new name -> the file's, for columns that are called otherwise; the names are those of `form`
     form: str = "auto",  # a key of `FORMS`; auto: by the keys of a file's first row
