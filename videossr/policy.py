@@ -25,7 +25,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'messages', 'whole_weights', 'published_dtype', 'load_policy', 'Prompt',
            'encode', 'encode_talk', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation',
            'end_ids', 'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers',
            'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
@@ -269,6 +269,27 @@ def tiny_policy(
     model.generation_config.pad_token_id = token_id("<|endoftext|>")
     return Policy(model.eval(), processor)
 
+# %% ../nbs/40_policy.ipynb #6fbc6105
+def messages(
+    question: str,  # the prompt's text
+    n_clips: int = 1,  # number of videos shown
+    system: str | None = None,  # system prompt, if any
+    times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
+    label: str = "Clip",  # what the question calls the videos
+    openings: Sequence[str] = (),  # text before each clip; none: nothing
+) -> list[dict[str, Any]]:
+    "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
+    parts: list[dict[str, str]] = []
+    for number in range(n_clips):
+        before = (f"{label} {number + 1}: " if n_clips > 1 else "") + (openings[number] if openings else "")
+        parts += [{"type": "text", "text": before}] * bool(before)
+        if times is None:
+            parts.append({"type": "video"})
+        else:
+            parts += [part for time in times[number] for part in ({"type": "text", "text": f"<{time:.1f} seconds>"}, {"type": "image"})]
+    parts.append({"type": "text", "text": question})
+    return [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": parts}]
+
 # %% ../nbs/40_policy.ipynb #36ec32e9
 @contextlib.contextmanager
 def whole_weights() -> Iterator[None]:
@@ -353,27 +374,6 @@ def load_policy(
     choices = _read_choices(place) | {name: value for name, value in (("markers", markers), ("chat_template_kwargs", chat_template_kwargs)) if value is not None}
     model = model if getattr(model, "is_quantized", False) else model.to(device)  # bitsandbytes has put it there
     return Policy(model.eval(), processor, **choices)
-
-# %% ../nbs/40_policy.ipynb #6fbc6105
-def messages(
-    question: str,  # the prompt's text
-    n_clips: int = 1,  # number of videos shown
-    system: str | None = None,  # system prompt, if any
-    times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
-    label: str = "Clip",  # what the question calls the videos
-    openings: Sequence[str] = (),  # text before each clip; none: nothing
-) -> list[dict[str, Any]]:
-    "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
-    parts: list[dict[str, str]] = []
-    for number in range(n_clips):
-        before = (f"{label} {number + 1}: " if n_clips > 1 else "") + (openings[number] if openings else "")
-        parts += [{"type": "text", "text": before}] * bool(before)
-        if times is None:
-            parts.append({"type": "video"})
-        else:
-            parts += [part for time in times[number] for part in ({"type": "text", "text": f"<{time:.1f} seconds>"}, {"type": "image"})]
-    parts.append({"type": "text", "text": question})
-    return [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": parts}]
 
 # %% ../nbs/40_policy.ipynb #0873da4c
 @dataclass(frozen=True)
