@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mutants import MUTATIONS, mutants
 
+from videossr import video
 from videossr.demo import demo_videos
 from videossr.video import VideoError, probe, read_clip
 
@@ -25,6 +26,22 @@ def remuxed(source, target):
                 packet.stream = stream
                 copy.mux(packet)
     return target
+
+
+def jumps_against_walk(files, folder, monkeypatch):
+    "Files of which PyAV, which leaves out what no frame needs, and PyAV from the first packet to the last show other pixels at the same time; and how many both read."
+    files, found = list(files), {}
+    for way, code in (("jump", video._SERVE), ("walk", "import videossr.video as video; video._jumping = lambda *_: None; video._serve()")):
+        monkeypatch.setattr(video, "_SERVE", code)
+        video._close_workers()
+        for name, data in files:
+            (folder / name).write_bytes(data)
+            found[way, name] = read(folder / name, "pyav")
+            (folder / name).unlink()
+    monkeypatch.undo()
+    video._close_workers()
+    both = [name for name, _ in files if not any(isinstance(found[way, name], str) for way in ("jump", "walk"))]
+    return [name for name in both if apart(found["jump", name], found["walk", name]) > 0], len(both)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +106,19 @@ def test_mutants_of_made_clips(made, tmp_path):
     outcomes, disagree, *_ = sweep(mutants(made, 2 * len(MUTATIONS)), tmp_path)
     assert not disagree and outcomes["default: clip"] and outcomes["default: error"]
     assert len(read_clip(made[0], n_frames=4)) == 4, "the worker lives, or another took its place"
+
+
+def test_what_is_left_out_changes_no_pixel(made, tmp_path, monkeypatch):
+    differ, read_by_both = jumps_against_walk(mutants(made, 2 * len(MUTATIONS), seed=2), tmp_path, monkeypatch)
+    assert not differ and read_by_both > len(MUTATIONS) / 2
+
+
+@pytest.mark.slow
+def test_what_is_left_out_changes_no_pixel_of_real_clips(real_videos, tmp_path, monkeypatch, capsys):
+    differ, read_by_both = jumps_against_walk(mutants(sorted(real_videos.iterdir()), 312, seed=3), tmp_path, monkeypatch)
+    with capsys.disabled():
+        print(f"\n{read_by_both} of 312 read by both; differ: {differ}")
+    assert not differ
 
 
 @pytest.mark.slow

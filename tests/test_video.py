@@ -443,18 +443,40 @@ def test_decord_refuses_colour_that_leans(folder):
 # ---------------------------------------------------------------- jumps
 
 
-@pytest.mark.parametrize("options", [{}, {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}, {"bf": "0"}])
-def test_jumps_give_what_a_reading_in_sequence_gives(folder, options):
-    """Packets from one keyframe to the next that no wanted frame needs are not decoded."""
-    index = video._index(str(make(folder / "jumps.mp4", n=100, gop=12, options=options)))
-    for n_frames in (1, 2, 5, 11, 90):
+def check_jumps(path):
+    index = video._index(str(path))
+    shown = index.info.n_frames
+    for n_frames in (1, 2, 5, 11, shown):
         instants = video._instants(index.end, n_frames, 0.05)
         frames, times = video._jumping(index, instants, 96, 160)
         chosen = video._on_screen(index.starts, instants)
         sequence, at = video._with_pyav(replace(index, pieces=None), lambda end: instants, 96, 160)
-        assert [read_number(frame) for frame in frames] == chosen.tolist() and np.array_equal(frames, sequence) and np.array_equal(times, at)
-    needed = video._needed(index, np.array([50]))
-    assert needed.sum() < 30
+        assert np.array_equal(frames, sequence) and np.allclose(times, at, atol=1e-6) and len(frames) == len(chosen)
+        yield chosen, [read_number(frame) for frame in frames]
+    needed = video._needed(index, np.array([shown // 2]))
+    assert np.count_nonzero(needed) < 0.4 * len(needed) and (needed == 2).sum() == 1
+
+
+@pytest.mark.parametrize("codec, suffix, options", [
+    *(("libx264", "mp4", options) for options in ({}, {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}, {"bf": "0"}, {"x264-params": "tff=1:bframes=2"})),
+    ("libx264", "ts", {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}), ("libx264", "ts", {"bf": "0"}), ("mpeg4", "ts", {"bf": "2"}),
+    ("libx265", "ts", {"x265-params": "open-gop=1:bframes=3:log-level=none"}), ("libx265", "mp4", {"x265-params": "log-level=none"}), ("mpeg4", "mkv", {"bf": "2"}),
+    ("libvpx-vp9", "webm", {"cpu-used": "8", "deadline": "realtime"}),
+])  # fmt: skip
+def test_jumps_give_what_a_reading_in_sequence_gives(folder, codec, suffix, options):
+    """Packets from one keyframe to the next that no wanted frame needs are not decoded, nor are pictures that nothing builds on."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg cannot write {codec}")
+    for chosen, read in check_jumps(make(folder / f"jumps.{suffix}", n=100, gop=12, codec=codec, options=options)):
+        assert read == chosen.tolist()
+
+
+@pytest.mark.parametrize("start, seconds", [(2.5, 5.0), (0.0, 4.0), (3.65, 6.0)])
+def test_jumps_keep_to_an_edit_list(folder, start, seconds):
+    path = trimmed(make(folder / "jumps.mp4", n=100, gop=12), folder / f"jumps{start}.mp4", start, seconds)
+    assert any(video._index(str(path)).pieces[2])
+    for chosen, read in check_jumps(path):
+        assert np.ptp(np.array(read) - chosen) == 0 and abs(read[0] - chosen[0] - 10 * start) < 1
 
 
 def test_damage_stops_the_jumps(folder):

@@ -164,7 +164,7 @@ class _Index:
     unit: float             # seconds in a tick of the file's clock
     leans: bool             # whether colour lies to the left; see `_leans`
     stamped: bool           # whether every frame has a presentation time of its own
-    pieces: tuple | None    # int64 and bool (N,), in order of storing: presentation times, keyframe or not; None where nothing can be skipped
+    pieces: tuple | None    # int64, bool, bool (N,), in order of storing: presentation times, keyframe or not, cut away or not; None where nothing can be skipped
     doubt: str              # why decord is not to be trusted with this file, or ""
 
 # %% ../nbs/00_video.ipynb #037fe021
@@ -319,11 +319,12 @@ def _leans(frame) -> bool:
 
 # %% ../nbs/00_video.ipynb #86ae710b
 def _pieces(packets: list, reorders: bool) -> tuple | None:
-    "Times and keyframe marks of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
-    times, keys = [pts for pts, *_ in packets], np.array([key for *_, key in packets])
-    if not _stamped(packets) or not keys[0] or any(cut for _, _, cut, _ in packets): return None
-    if reorders and times == sorted(times): return None # numbered in the order of storing: who belongs to whom is known in sequence only
-    return np.array(times), keys
+    "Times, keyframe marks and cuts of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
+    times, _, cuts, keys = zip(*packets)
+    if not _stamped(packets) or not keys[0] or all(cuts): return None
+    ahead = all(dts is not None and dts < pts for pts, dts, *_ in packets) # each piece is stored before it is shown: the times are those of showing
+    if reorders and times == tuple(sorted(times)) and not ahead: return None # numbered in the order of storing: what belongs to what is known in sequence only
+    return np.array(times), np.array(keys), np.array(cuts)
 
 # %% ../nbs/00_video.ipynb #b92dbb0b
 _UNSAFE = {"mpegts": "MPEG transport stream", "mpeg": "MPEG program stream", "asf": "ASF/WMV", "ogg": "Ogg"}
@@ -344,10 +345,11 @@ def _index(path: str) -> _Index | VideoInfo:
     with _open(path) as box:
         stream = _stream(box, path)
         if stream is None: return VideoInfo(path, has_video=False, container=box.format.name)
-        packets, first, duration = [], None, 0
+        packets, first, duration, torn = [], None, 0, False
         for packet in _packets(box, stream):
             packets.append((packet.pts, packet.dts, packet.is_discard, packet.is_keyframe))
             if not packet.is_discard: duration = packet.duration or duration
+            torn = torn or packet.is_corrupt # a transport stream that lost something: what builds on what is known in sequence only
             if first is None: first = next(filter(None, _frames_of(packet)), None)
         if first is None: first = next(filter(None, _flushed(stream)), None)
         if first is None: raise VideoError(path, _undecodable(len(packets), stream.codec_context.name))
@@ -359,7 +361,7 @@ def _index(path: str) -> _Index | VideoInfo:
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
         leans, stamped = _leans(first), _stamped(timed)
-        pieces = _pieces(timed, stream.codec_context.has_b_frames) if timed == packets and box.format.name not in _UNSAFE else None
+        pieces = _pieces(timed, stream.codec_context.has_b_frames) if timed == packets and not torn and box.format.name not in _UNSAFE.keys() - {"mpegts"} else None
         doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
         return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
 
@@ -426,7 +428,8 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
             yield time, frame
 
 def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object, bool]]:
-    "Every frame of the needed packets (bool; None: all) that can be decoded whole, those held back too; and whether all before it could."
+    "Every frame of the needed packets (see `_needed`; None: all) that can be decoded whole, those held back too; and whether all before it could."
+    sparing = needed is not None and stream.codec_context.name in ("h264", "hevc") # other decoders look at the setting when they are opened, or never
     def decoded():
         jumped = False
         for number, packet in enumerate(_packets(box, stream)):
@@ -434,7 +437,9 @@ def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object
             if skip and not jumped: # what is left in the decoder, then a clean start at the next keyframe
                 yield from _flushed(stream)
                 stream.codec_context.flush_buffers()
-            elif not skip: yield from _frames_of(packet)
+            elif not skip:
+                if sparing: stream.codec_context.skip_frame = "NONREF" if number < len(needed) and needed[number] == 1 else "DEFAULT"
+                yield from _frames_of(packet)
             jumped = skip
         yield from _flushed(stream)
     whole = sound = True
@@ -447,9 +452,9 @@ def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object
 _AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
 
 def _decoded(index: _Index, needed: np.ndarray | None = None) -> Iterator[tuple[float, object]]:
-    "(seconds since the first decodable frame, frame) for each frame that decodes of the needed packets (None: all), times strictly increasing."
+    "(seconds since the first decodable frame, frame) for each frame that decodes of the needed packets (None: all; see `_needed`), times strictly increasing."
     step, now = index.end/len(index.starts), -math.inf
-    zero = None if needed is None else index.pieces[0].min()*index.unit
+    zero = None if needed is None else index.pieces[0][~index.pieces[2]].min()*index.unit
     for stamp, frame in _in_turn(_timed(index, step, needed)):
         if zero is None: zero = stamp
         now = stamp - zero if stamp - zero > now else now + step/2
@@ -493,14 +498,17 @@ def _pick(index: _Index, instants: np.ndarray, height: int, width: int, needed: 
 
 # %% ../nbs/00_video.ipynb #41f82131
 def _needed(index: _Index, chosen: np.ndarray) -> np.ndarray:
-    "Which packets, bool (N,) in order of storing, the chosen frames (numbers in order of showing) need."
-    times, keys = index.pieces
-    section, places = np.cumsum(keys) - 1, np.argsort(times)[chosen]
+    "Of each packet, int (N,) in order of storing: 2 where it is a chosen frame (numbers in order of showing), 1 where such a frame may build on it, 0 elsewhere."
+    times, keys, cuts = index.pieces
+    shown = np.flatnonzero(~cuts)
+    section, places = np.cumsum(keys) - 1, shown[np.argsort(times[shown])][chosen]
     wanted, last = section[places], np.full(section[-1] + 1, -1) # of each section, the packets up to the last chosen one
     np.maximum.at(last, wanted, places)
     ahead = wanted[times[places] < times[keys][wanted]] # shown ahead of their section's keyframe: they build on the section before it too
     last[(ahead - 1).clip(0)] = len(times)
-    return np.arange(len(times)) <= last[section]
+    needed = (np.arange(len(times)) <= last[section]).astype(int)
+    needed[places] = 2
+    return needed
 
 def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
     "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones."
