@@ -174,7 +174,7 @@ def test_a_manifest_stays_in_its_root(places, tmp_path, escape, field):
     bad = Sample(**{**inside.__dict__, field: escape.format(folder=places)})
     path = save_samples([inside, bad], tmp_path / "samples.parquet")
     with pytest.raises(ValueError, match=r"samples.parquet, row 1: .*lies outside of .*clips; outside=True allows"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
     assert len(load_samples(path, video_dir=places / "clips", outside=True)) == 2
     (tmp_path / "set").mkdir()
     shutil.copy(path, tmp_path / "set" / "train.parquet")
@@ -188,10 +188,10 @@ def test_frames_in_a_recipe_stay_in_the_root(places, tmp_path):
     recipe = {"read": {}, "frames": [[str(places / "private.png")]], "fps": [1.0]}
     path = save_samples([Sample("counting", "shapes", "x", recipe, "?", "1,1,1")], tmp_path / "samples.parquet")
     with pytest.raises(ValueError, match="row 0: .*private.png' lies outside"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
     path = save_samples([Sample("counting", "shapes", "x", {"frames": 7}, "?", "1,1,1")], tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="row 0: its recipe names no files properly"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
 
 
 ROW = {

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psutil
 import yaml
 
+from .files import json_value, read_text
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -75,7 +77,7 @@ def _as(value: Any, kind: Any) -> Any:
             raise ValueError(f"{type(value).__name__} for {kind.__name__}")
         return _adapter(kind).validate_python(os.fspath(value) if isinstance(value, os.PathLike) else value)
     if isinstance(value, str) and (typing.get_origin(kind) or kind) in (list, dict):
-        value = json.loads(value)
+        value = json_value(value)
     found = _adapter(kind).validate_python(value)
     return found.value if isinstance(found, Enum) else found
 
@@ -169,7 +171,7 @@ def read_yaml(
     "The lines of a recipe. Raises `ValueError` that names the file where they are none, or where a name stands twice."
     try:
         values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{name} is no recipe: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{name} is no recipe: it should hold lines like 'steps: 100'")
@@ -189,7 +191,7 @@ def _papermill() -> tuple[dict[str, str], dict[str, Any]]:
     from papermill.cli import papermill
 
     given = papermill.make_context("papermill", words[place + 1 :], resilient_parsing=True).params
-    texts = [path.read_text(encoding="utf-8") for path in (Path(parent.cwd(), name) for name in given["parameters_file"] or ()) if path.is_file()]
+    texts = [read_text(path) for path in (Path(parent.cwd(), name) for name in given["parameters_file"] or ()) if path.is_file()]
     written: dict[str, Any] = {}
     for text in [*texts, *(given["parameters_yaml"] or ())]:
         written |= read_yaml(text, "a recipe")[1] if text.strip() else {}
@@ -224,7 +226,7 @@ def read_recipe(
     kinds: Mapping[str, Any],  # name -> type
 ) -> dict[str, Any]:  # name -> value of its type
     "The parameters in a file with lines like `steps: 100`. Raises `OSError`, and `ValueError` that names the file and the parameter."
-    values, written = read_yaml(Path(file).read_text(encoding="utf-8"), str(file))
+    values, written = read_yaml(read_text(file), str(file))
     try:
         return read_named(values, kinds, written)
     except ValueError as error:

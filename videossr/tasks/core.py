@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..files import TextError, json_value, shown_name
 from ..video import Clip, VideoError, read_clip, read_pictures
 
 # %% auto #0
@@ -77,12 +78,14 @@ class Sample:
     def from_json(cls, text: str) -> Sample:
         "The inverse of `to_json`; raises `ValueError` that names what is wrong with the row."
         try:
-            sample = cls(**json.loads(text))
+            sample = cls(**json_value(text))
             if not isinstance(sample.recipe, dict):
                 raise TypeError(f"the recipe is {sample.recipe!r}, not an object")
             if not isinstance(sample.group, str | None):
                 raise TypeError(f"the group is {sample.group!r}, not a text")
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
+        except TextError as error:
+            raise ValueError(f"not a sample: {error}") from error
+        except TypeError as error:
             raise ValueError(f"not a sample: {error}; the row begins {text[:80]!r}") from error
         return sample
 
@@ -143,6 +146,8 @@ _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of 
 def _fingerprint(path: str | Path, n_middle: int) -> str:
     "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
     path = Path(path)
+    if (shown := shown_name(path)) != str(path):
+        raise VideoError(shown, "its name is not UTF-8, and no table of samples could hold it; rename it")
     try:
         size = path.stat().st_size
         room = size - 2 * _ENDS

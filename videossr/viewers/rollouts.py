@@ -20,6 +20,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..data import load_samples
+from ..files import json_value, utf8_text
 from ..mixing import is_own, read_own, show_clips
 from ..records import sample_id
 from ..rewards import REWARDS, parse_reply
@@ -63,7 +64,7 @@ class Group:
 
 
 def _group_of(line: bytes, place: int) -> Group:
-    row = json.loads(line)
+    row = json_value(utf8_text(line, "the line", 1 if place == 0 else 2))
     rewards = tuple(value if value is not None and math.isfinite(value) else 0.0 for value in row["rewards"])
     names = {name: row[name] for name in ("step", "task", "type", "sample", "answer", "video")}
     return Group(**names, rewards=rewards, unread=len(row["parsed"]) - sum(row["parsed"]), place=place)
@@ -104,7 +105,7 @@ class Rollouts:
         with self.path.open("rb") as file:
             file.seek(group.place)
             try:
-                row = json.loads(file.readline())
+                row = json_value(utf8_text(file.readline(), self.path, 1 if group.place == 0 else 2))
                 if (row["step"], row["sample"]) == (group.step, group.sample):
                     return row
             except (ValueError, KeyError):
