@@ -144,16 +144,6 @@ def _check_template(processor: ProcessorMixin, wishes: dict[str, Any]) -> None:
             raise ValueError(f"chat_template_kwargs: the chat template of this policy knows no {name!r}, so it would change nothing")
 
 
-def _try_template(name: str, processor: ProcessorMixin) -> None:
-    "Raises `ValueError` for a chat template that comes to no end on conversations of the kit's forms."
-    templates = processor.chat_template or {}
-    talks = [messages("?", 0), messages("?", 1, "Be brief."), messages("?", 3), messages("?", 2, times=[[0.0, 0.5]] * 2)]
-    for template in templates.values() if isinstance(templates, dict) else [templates]:
-        told = {key: value for key, value in processor.tokenizer.special_tokens_map.items() if isinstance(value, str)}
-        if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
-            raise ValueError(f"{name}: {fault}")
-
-
 @contextlib.contextmanager
 def _served(model: PreTrainedModel) -> Iterator[None]:
     "Inside, a model's configs say what a server needs: one dtype, and a cache, which gradient checkpointing turns off."
@@ -333,6 +323,16 @@ def _merged(policy: Policy, adapters: Path) -> Policy:
         raise ImportError(f"{adapters} holds adapters, which need PEFT: pip install 'videossr[lora]'") from error
     policy.model = PeftModel.from_pretrained(policy.model, adapters).merge_and_unload().eval()
     return policy
+
+# %% ../nbs/40_policy.ipynb #b3ffb621
+def _try_template(name: str, processor: ProcessorMixin) -> None:
+    "Raises `ValueError` for a chat template that comes to no end on conversations of the kit's forms."
+    templates = processor.chat_template or {}
+    talks = [messages("?", 0), messages("?", 1, "Be brief."), messages("?", 3), messages("?", 2, times=[[0.0, 0.5]] * 2)]
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        told = {key: value for key, value in processor.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
+            raise ValueError(f"{name}: {fault}")
 
 # %% ../nbs/40_policy.ipynb #e391a56c
 def load_policy(
