@@ -163,14 +163,13 @@ def is_video(path: str | Path) -> bool:
 
 
 def shown_name(path: str | Path) -> str:
-    "A path as text that any file or page can hold: bytes that are not UTF-8 are escaped."
-
+    "A path as text that any file, page or terminal can hold: bytes that are not UTF-8 and control characters are escaped."
 
     def escaped(found: re.Match) -> str:
         code = ord(found[0])  # Python keeps the byte as half of a pair of surrogates
-        return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
+        return rf"\x{code - 0xDC00 if code > 0xFF else code:02x}" if code < 0xA0 or 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
 
-    return re.sub(r"[\ud800-\udfff]", escaped, os.fspath(path))
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", escaped, os.fspath(path))
 
 # %% ../nbs/06_files.ipynb #9136dfc7
 def walk_files(

@@ -334,6 +334,16 @@ def _try_template(name: str, processor: ProcessorMixin) -> None:
         if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
             raise ValueError(f"{name}: {fault}")
 
+# %% ../nbs/40_policy.ipynb #b294f54f
+def _no_policy(name: str | Path, error: Exception) -> Exception:
+    "What to raise where a policy could not be loaded: errors that say enough as they are, else one that names the place."
+    said = " ".join(str(error).split())[:300]
+    if isinstance(error, OSError):
+        return OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({said})")
+    if isinstance(error, (ValueError, ImportError, MemoryError, torch.OutOfMemoryError)):
+        return error
+    return ValueError(f"{name}: its config.json and weights make no model ({type(error).__name__}: {said})")
+
 # %% ../nbs/40_policy.ipynb #e391a56c
 def load_policy(
     name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder of a model or of adapters
@@ -367,10 +377,8 @@ def load_policy(
             model = AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
             )
-    except OSError as error:
-        raise OSError(
-            f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({str(error).splitlines()[0]})"
-        ) from error
+    except Exception as error:
+        raise _no_policy(name, error) from error
     choices = _read_choices(place) | {name: value for name, value in (("markers", markers), ("chat_template_kwargs", chat_template_kwargs)) if value is not None}
     model = model if getattr(model, "is_quantized", False) else model.to(device)  # bitsandbytes has put it there
     return Policy(model.eval(), processor, **choices)

@@ -86,7 +86,7 @@ class Record:
         try:
             record = cls(**json_value(text))
             if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in (record.smooth, record.strict)):
-                raise TypeError(f"scores are numbers from 0 to 1, not {record.smooth!r} and {record.strict!r}")
+                raise TypeError(f"scores are numbers from 0 to 1, not {record.smooth!r:.80} and {record.strict!r:.80}")
             return record
         except TextError as error:
             raise ValueError(f"not a record: {error}") from error

@@ -100,7 +100,7 @@ def read_value(
     for member in sorted(_members(kind), key=lambda member: member is str or type(value) is not member):
         with contextlib.suppress(ValueError):
             return _as(value, member)
-    raise ValueError(f"{name} should be {type_text(kind)}, not {value!r}{_advice(value, kind)}")
+    raise ValueError(f"{name} should be {type_text(kind)}, not {value!r:.200}{_advice(value, kind)}")
 
 # %% ../nbs/04_settings.ipynb #db40500b
 def _near(name: str, known: Iterable[str]) -> str:

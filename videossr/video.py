@@ -41,7 +41,7 @@ class _Measures:
 
     def __repr__(self) -> str:
         return (f"Clip({len(self)} frames of {self.width}x{self.height}, {self.times[0]:.2f} to {self.times[-1]:.2f} s"
-                + (f", {os.path.basename(self.source)}" if self.source else "") + ")")
+                + (_one_line(f", {os.path.basename(self.source)}") if self.source else "") + ")")
     def _repr_html_(self) -> str: return _strip_html(self)
 
 # %% ../nbs/00_video.ipynb #83829744
@@ -129,6 +129,10 @@ def _near(wanted: float, most: int) -> set[int]:
     return {min(max(1, number), most) for number in (math.floor(wanted), math.ceil(wanted), most)}
 
 # %% ../nbs/00_video.ipynb #93066e44
+def _one_line(text: str) -> str:
+    "Text whose control characters, which could steer a terminal, are written out."
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: f"\\x{ord(sign[0]):02x}", text)
+
 class VideoError(ValueError):
     "A video that cannot be read. The message names the file and the cause; so do `path` and `cause`."
     def __init__(self,
@@ -136,7 +140,7 @@ class VideoError(ValueError):
         cause: str,              # what is wrong with it, in words
     ):
         self.path, self.cause = os.fsdecode(path), str(cause)
-        super().__init__(f"{self.path}: {self.cause}")
+        super().__init__(_one_line(f"{self.path}: {self.cause}"))
     def __reduce__(self): return type(self), (self.path, self.cause)
 
 @dataclass(frozen=True)

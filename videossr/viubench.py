@@ -327,7 +327,7 @@ def _row_videos(row: Mapping[str, Any], root: Path, max_pixels: int | None, outs
         if isinstance(listed, str):  # a folder of pictures
             listed = sorted(str(path) for path in (root / listed).glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
             if not listed:
-                raise ValueError(f"no pictures in {root / about['video']}")
+                raise ValueError(f"no pictures in {shown_name(root / about['video'])}")
         frames.append([str(root / str(path).removeprefix("file://")) for path in listed])
         rates.append(float(about.get("sample_fps") or (row.get("extra_info") or {}).get("sampling_fps") or 1.0))
     return {"read": read, "frames": frames, "fps": rates}
@@ -369,7 +369,7 @@ def read_viubench(
     for number, row in enumerate(rows):
         try:
             samples.append(_row_sample(row, number, Path(root), key, max_pixels, outside))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, row {number}: {type(error).__name__}: {error}") from error
     return VIUBench(tuple(samples))
 

@@ -609,7 +609,10 @@ def load_benchmark(
     source = Source(root, _settings_of(benchmark, settings), benchmark.help)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}. {benchmark.help}")
-    items = tuple(_without_twins(benchmark.read(source), source.notes))
+    try:
+        items = tuple(_without_twins(benchmark.read(source), source.notes))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"the files in {root} are not as published ({type(error).__name__}: {error!s:.200}). {benchmark.help}") from error
     if not items:
         reasons = "; ".join(f"{note.where}: {note.detail}" for note in source.notes[:3])
         raise ValueError(f"no readable item in {root} ({reasons}). {benchmark.help}")

@@ -355,11 +355,17 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
 
 # %% ../../nbs/30_data/01_build.ipynb #6276de2d
 def load_plan(folder: str | Path) -> Plan:
-    "The plan of a dataset. Raises `FileNotFoundError` for a folder without one, `ValueError` where its names or keys could lead out of it."
+    "The plan of a dataset. Raises `FileNotFoundError` for a folder without one, `ValueError` for one that is no plan or whose names lead out of it."
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"no dataset in {folder}: it has no config.json")
-    config = read_json(folder / "config.json")
+    try:
+        return _plan_of(folder, read_json(folder / "config.json"))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is no plan of a dataset ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _plan_of(folder: Path, config: dict[str, Any]) -> Plan:
     if odd := [split for split in config["n"] if file_name(split) != split]:
         raise ValueError(f"{folder / 'config.json'} calls a split {odd[0]!r}, which is no name of a file: letters, digits, . _ and - are")
     videos: dict[str, list[tuple[str, str]]] = {split: [] for split in config["n"]}

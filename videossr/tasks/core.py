@@ -415,8 +415,15 @@ def frames_clip(
 def render(
     sample: Sample,  # as made or loaded
 ) -> list[Clip]:  # one clip, or several for a task that shows several videos
-    "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one."
-    maker, recipe = find_task(sample.task), dict(sample.recipe)
+    "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one, `ValueError` for a recipe that is none."
+    try:
+        return _follow(sample, dict(sample.recipe))
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{sample.task} {sample.type} of {sample.video}: its recipe cannot be followed ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _follow(sample: Sample, recipe: dict[str, Any]) -> list[Clip]:
+    maker = find_task(sample.task)
     if "frames" in recipe:
         reading = check_reading(recipe.get("read") or row_reading({}), sample.video)
         return [frames_clip(paths, fps, **reading) for paths, fps in zip(recipe["frames"], recipe["fps"])]
