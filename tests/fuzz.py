@@ -31,9 +31,11 @@ from videossr.evaluate import read_results
 from videossr.policy import load_policy, tiny_policy
 from videossr.records import make_record, read_records, write_records
 from videossr.rewards import score_reply
-from videossr.runs import setting_types
+from videossr.runs import Run, setting_types
 from videossr.settings import read_recipe
 from videossr.tasks import core, render
+from videossr.viewers.live import run_state
+from videossr.viewers.rollouts import Rollouts
 from videossr.viubench import VIUBench, load_viubench, read_viubench, save_viubench
 
 SECONDS, GIGABYTES = 10, 2.0
@@ -109,7 +111,7 @@ def torn(text: str) -> bytes:
 
 
 def lines(rows) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in (rows if isinstance(rows, list) else [rows]))
 
 
 def some_clip(path, n_frames=48, trim=0.05, max_pixels=65536, min_pixels=None, backend=None, times=None, timeout=None):
@@ -130,7 +132,7 @@ def parquet_rows(path: Path, rows) -> None:
 
     try:
         table = pa.Table.from_pylist([row if isinstance(row, dict) else {"row": str(row)} for row in rows])
-    except (TypeError, OverflowError, RecursionError, UnicodeError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError("no table holds these") from error
     pq.write_table(table, path)
 
@@ -155,6 +157,10 @@ class Doors:
         self.benchmarks = {}
         for name in sorted(BENCHMARKS):
             make_example(name, IN / "benchmarks" / name)
+        (IN / "run").mkdir()
+        self.log = [{"step": step, "seconds": 2.0 * step, "reward": 0.5, "reward/counting": 0.5, "zero_variance/counting": 0.1, "frac_reward_zero_std": 0.1} for step in (1, 2, 3)]
+        one = {"step": 1, "sample": "x", "task": "counting", "type": "circles", "video": "v0.mp4", "answer": "3,1,4", "replies": ["3,1,4", "no"], "parsed": [True, False]}
+        self.rollouts = [one | {"rewards": [1.0, 0.0], "advantages": [1.0, -1.0]}, one | {"step": 2, "rewards": [1.0, 0.0], "advantages": [1.0, -1.0]}]
         self.own = [{"prompt": "What is it?", "answer": "a ball", "videos": ["v0.mp4"]}, {"prompt": "How many?", "answer": "3", "videos": ["v1.mp4"]}]
         self.completion = {"choices": [{"message": {"role": "assistant", "content": "3"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
         self.recipe = {"model": "tiny", "steps": 4, "mix": "demo", "learning_rate": 1e-3, "beta": 0.1, "strict": True}
@@ -259,6 +265,17 @@ class Doors:
         load_policy(IN / "policy")
         return path
 
+    def run_folders(self):
+        run = Run(IN / "run")
+        path = RNG.choice((run.log_path, run.rollouts_path))
+        good = {run.log_path: self.log, run.rollouts_path: self.rollouts}
+        for file, rows in good.items():
+            file.write_bytes(torn(lines(changed(rows))) if file == path else lines(rows).encode())
+        kept = Rollouts(run.rollouts_path)
+        kept.refresh()
+        run_state(run, {}, kept)
+        return path
+
     def replies(self):
         text = torn("".join(str(RNG.choice([*map(str, VALUES), "1.0-2.0", "3,1,4", "312", "<answer>", "</think>", "\\boxed{", "A", ":", "-", "١"])) for _ in range(RNG.randrange(1, 9))))
         reply = text.decode("utf-8", "replace")
@@ -286,8 +303,12 @@ def watch(event, arguments):
         broken.append(f"{event} {str(arguments)[:200]}")
 
 
+class Late(BaseException):
+    "An input took too long."
+
+
 def late(*_):
-    raise TimeoutError
+    raise Late
 
 
 armed, plain, broken = False, True, []
@@ -322,8 +343,8 @@ def main() -> None:
         except (ValueError, OSError) as error:
             outcomes[f"{door}: refused"] += 1
             told = str(error)
-            if not told or "\x1b" in told or len(told) > 4000:
-                broken.append(f"told {told[:200]!r} ({len(told)} characters)")
+            if not told or "\x1b" in told or (len(told) > 4000 and not isinstance(error, OSError)):  # the system's own tell the name, however long
+                broken.append(f"told {told[:200]!r} ({len(told)} characters) {type(error).__name__} {error.__cause__!r:.200}")
         except BaseException as error:  # noqa: BLE001  every other end is a finding
             import traceback
 

@@ -56,6 +56,7 @@ from .checkpoints import adapter_base, checkpoint_fault, config_fault, template_
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .files import read_json, writing_to
 from .folders import check_links, remove, write_whole
+from .tables import one_line
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -337,10 +338,10 @@ def _try_template(name: str, processor: ProcessorMixin) -> None:
 # %% ../nbs/40_policy.ipynb #b294f54f
 def _no_policy(name: str | Path, error: Exception) -> Exception:
     "What to raise where a policy could not be loaded: errors that say enough as they are, else one that names the place."
-    said = " ".join(str(error).split())[:300]
+    said = one_line(error)[:300]
     if isinstance(error, OSError):
         return OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({said})")
-    if isinstance(error, (ValueError, ImportError, MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)) or (isinstance(error, ValueError) and len(str(error)) < 1000):
         return error
     return ValueError(f"{name}: its config.json and weights make no model ({type(error).__name__}: {said})")
 

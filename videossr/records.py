@@ -91,7 +91,7 @@ class Record:
         except TextError as error:
             raise ValueError(f"not a record: {error}") from error
         except TypeError as error:
-            raise ValueError(f"not a record: {error}; the line begins {text[:60]!r}") from error
+            raise ValueError(f"not a record: {error!s:.300}; the line begins {text[:60]!r}") from error
 
 # %% ../nbs/45_records.ipynb #8596363e
 def make_record(

@@ -415,8 +415,12 @@ class Run:
         return read_json(self.path(name)) if self.path(name).exists() else None
 
     def log_rows(self) -> list[dict[str, Any]]:
-        "The rows of the log; empty before training. A line that a kill cut short is left out."
-        return read_json_lines(self.log_path, finished=True) if self.log_path.exists() else []
+        "The rows of the log; empty before training. A line that a kill cut short is left out. Raises `ValueError` that names a line without its step and seconds."
+        rows = read_json_lines(self.log_path, finished=True) if self.log_path.exists() else []
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), (int, float)) for name in ("step", "seconds")):
+                raise ValueError(f"{self.log_path}, line {number} is no row of a log: {row!r:.200}")
+        return rows
 
     def rollout_rows(self) -> list[dict[str, Any]]:
         "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, parsed (whether each could be read), rewards, advantages."

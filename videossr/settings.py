@@ -169,10 +169,12 @@ def read_yaml(
     name: str = "the text",  # of the file, for errors
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # name -> value; name -> the text that stands there
     "The lines of a recipe. Raises `ValueError` that names the file where they are none, or where a name stands twice."
+    if len(text) > 1_000_000 or text.count("[") + text.count("{") > 1000:  # PyYAML takes seconds for brackets in brackets
+        raise ValueError(f"{name} is no recipe: it has {len(text):,} characters, or over a thousand brackets")
     try:
         values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{name} is no recipe: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{name} is no recipe: {error!s:.1000}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{name} is no recipe: it should hold lines like 'steps: 100'")
     names = [key.value for key, _ in root.value]

@@ -369,7 +369,7 @@ def read_viubench(
     for number, row in enumerate(rows):
         try:
             samples.append(_row_sample(row, number, Path(root), key, max_pixels, outside))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}, row {number}: {type(error).__name__}: {error}") from error
     return VIUBench(tuple(samples))
 

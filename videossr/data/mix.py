@@ -481,7 +481,10 @@ def _sample_of(row: Mapping[str, Any], place: str) -> Sample:
     empty = [name for name, value in row.items() if value is None and name not in _MAY_LACK]
     if empty or not isinstance(recipe, dict):
         raise ValueError(f"{place}: {'nothing under ' + ', '.join(empty) if empty else 'the recipe is not an object'}")
-    return Sample(**{**row, "recipe": recipe})
+    try:
+        return Sample(**{**row, "recipe": recipe}).checked()
+    except TypeError as error:
+        raise ValueError(f"{place}: {error!s:.300}") from error
 
 # %% ../../nbs/30_data/00_mix.ipynb #37e33053
 def to_trl_dataset(

@@ -412,7 +412,7 @@ def _advice(keys: Sequence[str]) -> str:
     "What was found, what there is, and how to get from one to the other."
     forms = ", ".join(f"{name} ({', '.join(form.keys)})" for name, form in FORMS.items())
     return (
-        f"no known form has the keys {', '.join(map(str, keys))}; the forms are {forms}. "
+        f"no known form has the keys {', '.join(map(str, keys))!s:.300}; the forms are {forms}. "
         "Other names are mapped by columns, new to old, such as columns={'prompt': 'question', 'answer': 'label', 'video': 'path'}"
     )
 

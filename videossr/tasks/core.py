@@ -78,16 +78,20 @@ class Sample:
     def from_json(cls, text: str) -> Sample:
         "The inverse of `to_json`; raises `ValueError` that names what is wrong with the row."
         try:
-            sample = cls(**json_value(text))
-            if not isinstance(sample.recipe, dict):
-                raise TypeError(f"the recipe is {sample.recipe!r}, not an object")
-            if not isinstance(sample.group, str | None):
-                raise TypeError(f"the group is {sample.group!r}, not a text")
+            return cls(**json_value(text)).checked()
         except TextError as error:
             raise ValueError(f"not a sample: {error}") from error
         except TypeError as error:
-            raise ValueError(f"not a sample: {error}; the row begins {text[:80]!r}") from error
-        return sample
+            raise ValueError(f"not a sample: {error!s:.300}; the row begins {text[:80]!r}") from error
+
+    def checked(self) -> Sample:
+        "The sample itself; raises `TypeError` where a field is of another type than it must be."
+        kinds = {"recipe": (dict, "an object"), "seed": (int, "a number"), "index": (int, "a number"), "donor": (str | None, "a text"), "group": (str | None, "a text")}
+        for name, value in vars(self).items():
+            kind, words = kinds.get(name, (str, "a text"))
+            if not isinstance(value, kind):
+                raise TypeError(f"the {name} is {value!r:.80}, not {words}")
+        return self
 
 # %% ../../nbs/10_tasks/00_core.ipynb #dcbf7b17
 def _paths_in(values: Any) -> list[Any]:
