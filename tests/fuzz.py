@@ -348,7 +348,8 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001  every other end is a finding
             import traceback
 
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frames = [one for one in traceback.extract_tb(error.__traceback__) if "videossr" in one.filename] or traceback.extract_tb(error.__traceback__)
+            frame = frames[-1]
             broken.append(f"{type(error).__name__}: {str(error)[:200]} ({Path(frame.filename).name}:{frame.lineno})")
         finally:
             armed = False

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def config_fault(
     config: Mapping[str, Any],  # the content of a config.json
     attention: str,  # that the caller chose
 ) -> str | None:  # None: nothing is wrong
-    "What a config.json asks for that only the caller may choose, or nobody."
+    "What a config.json asks for that only the caller may choose, or nobody, or no machine has."
     allowed = {"_attn_implementation": (attention,), "experts_implementation": _EXPERTS, "_experts_implementation": _EXPERTS}
     for name, values in allowed.items():
         if config.get(name) is not None and config[name] not in values:
@@ -130,7 +131,22 @@ def config_fault(
     weights = config.get("transformers_weights")
     if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
         return f"its config.json says that the weights are in {weights!r}; they are read from safetensors only, pickled ones can run code"
+    for name, value in _numbers_in(config):
+        if value > next((most for names, most in _MOST.items() if re.search(names, name)), math.inf):
+            return f"its config.json says {name}: {value:.6g}, which no model has; download it again"
     return None
+
+
+_MOST = {"layers|depth|heads|experts": 1000, "size|dim|channels": 10**6}  # above what any model has; one of that size would be made before its weights are looked at
+
+
+def _numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    "The numbers in a config, each with the name above it."
+    if isinstance(value, (int, float)):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for key, part in value.items() if isinstance(value, dict) else ((name, part) for part in value):
+            yield from _numbers_in(part, str(key))
 
 # %% ../nbs/37_checkpoints.ipynb #f711d7c6
 _ROOM = {"bytes": 100_000, "seconds": 10, "memory": 4 * 2**30, "letters": 1_000_000}  # of a template; that of Qwen3-VL has 5 kB

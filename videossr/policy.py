@@ -341,7 +341,7 @@ def _no_policy(name: str | Path, error: Exception) -> Exception:
     said = one_line(error)[:300]
     if isinstance(error, OSError):
         return OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({said})")
-    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)) or (isinstance(error, ValueError) and len(str(error)) < 1000):
+    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)) or (isinstance(error, ValueError) and len(str(error)) < 1000 and "\x1b" not in str(error)):
         return error
     return ValueError(f"{name}: its config.json and weights make no model ({type(error).__name__}: {said})")
 

@@ -130,7 +130,8 @@ def _near(wanted: float, most: int) -> set[int]:
 
 # %% ../nbs/00_video.ipynb #93066e44
 def _one_line(text: str) -> str:
-    "Text whose control characters, which could steer a terminal, are written out."
+    "Text whose control characters, which could steer a terminal, are written out; of a very long one its ends."
+    text = text if len(text) <= 2000 else f"{text[:1000]} … {text[-500:]}"
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 class VideoError(ValueError):
