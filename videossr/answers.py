@@ -115,13 +115,13 @@ def answer_places(
     text = answer_of(reply)
     if text is None:
         return []
-    spans, tagged = _regions(text, "option|choice")
-    cued = not tagged and spans != [(0, len(text))]
+    spans, shown = _regions(text, "option|choice")
+    cued = shown in ("final", "cue")
     if cued and not cues:
         spans = [(0, len(text))]
     parts = [text[start:end] for start, end in spans]
     if cued and cues:
-        parts = [re.split(r"(?<=\w\w)[.!](?=\s)|\n\s*\n|(?<=\S)\n", part, maxsplit=1)[0] for part in parts]
+        parts = [re.split(r"(?<=\w\w)[.!](?=\s)|\n\s*\n|(?<=\S)\n", part.strip(" \n*_#>"), maxsplit=1)[0] for part in parts]
     return [part.strip() for part in parts if part.strip()]
 
 
