@@ -152,6 +152,8 @@ def plain_text(
 
 
 _LETTER = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[{]\s*([A-Za-z])\s*[)\]}]|([A-Za-z])(?![\w'’+-]))(\s*[.:)\n]|\s+-\s|,?\s+(?:because|since|as)\b|\s*$)?(.*)", re.I | re.S)
+_WRONG = re.compile(r"[)\].:']*\s*(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not|impossible|unlikely)|(?:isn't|wasn't|can't|cannot))\b", re.I)
+_NO_ENDS = ("?", " wrong", " incorrect", " false")
 _OTHER_LETTER = re.compile(r"(?<![\w'’])[A-Z](?![\w'’])")
 
 
@@ -168,12 +170,12 @@ def _again(rest: str, letter: str, options: Sequence[str]) -> bool:
 def _place_option(place: str, options: Sequence[str]) -> str | None:
     "The letter that one place names."
     place = re.sub(r"[*`\"]", "", place).strip(" \n>")
-    if place.rstrip(" .").endswith("?") and not any(option.rstrip().endswith("?") for option in options):
+    if any(place.rstrip(" .").endswith(end) and not any(option.rstrip(" .").endswith(end) for option in options) for end in _NO_ENDS):
         return None
     found = _LETTER.match(place)
     if found and (found[1] or found[3] is not None) and place.casefold() not in {option.casefold() for option in options}:
         letter, rest = (found[1] or found[2]), found[4].strip().strip(".")
-        if letter.upper() not in LETTERS[: len(options) or None] or _again(rest, letter.upper(), options):
+        if letter.upper() not in LETTERS[: len(options) or None] or _WRONG.match(rest) or _again(rest, letter.upper(), options):
             return None
         return letter.upper() if letter.isupper() or found[1] or not rest else None
     said = {plain_text(place), plain_text(re.sub(r"^(?:it is|it's|it was)\s+", "", place, flags=re.I))}
@@ -236,7 +238,7 @@ def _score_rows(name: str, score: Callable[[str, str, Any], float], completions:
 _NUMBER = re.compile(r"(?<![\w.,:/+-])[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,4}(?!\d))?(?![\d:/]|[.,]\d)", re.I)
 
 _NO_NUMBER = re.compile(  # bounds, scales, and formulas
-    r"\b(?:at (?:least|most)|up to|more|less|fewer|half|hundred|thousand|[mbtr]+illions?|dozens?)\b|\b(?:over|under|above|below)\s+\W*\d|\d\s*k\b|\\[a-z]|\d\s*[\^!]", re.I)
+    r"\b(?:at (?:least|most)|up to|more|less|fewer|half|hundred|thousand|[mbtr]+illions?|dozens?)\b|\b(?:over|under|above|below)\s+\W*\d|\d\s*k\b|\\[a-z]|[<>≤≥]\s*\d|\d\s*(?:[\^!]|\+(?!\d)|(?:st|nd|rd|th)\b)", re.I)
 
 
 def _place_number(place: str) -> float | None:

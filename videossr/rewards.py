@@ -133,7 +133,11 @@ def _plain(text: str) -> str | None:
 _TAGGED = re.compile(r"<answer>[\s$]*(?:\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}[\s$]*(?=</answer>|$)|(.*?)(?=</answer>|<answer>|$))|\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", re.I | re.S)
 _FINAL = r"\bfinal (?:answer|NOUNS)s?\W{0,4}?(?:[:=]|\n|\b(?:is|are)\b:?)"
 _BARE = re.compile(r"\W*(?:(?:it|this|that|the|answer|is|option|choice)\b\W*){0,4}", re.I)
-_DENIES = re.compile(r"(?:\b(?:not|never|nor|except|other than|rather than|instead of|(?:any\w*|every\w*|all) but)|n't)\s*(?:be\b\s*)?[:\"'*$(\[\\]*\s*$", re.I)
+_DENIES = re.compile(  # before a mark
+    r"(?:n't\b|\b(?:not|never|nor|neither|cannot|doubt\w*|except|if|unless|whether|(?:other|rather) than|instead of|(?:any\w*|every\w*|all) but|revers\w+|at (?:most|least)|(?:might|could) say|output)\b)"
+    r"[^,;.!?\n]*$|\b(?:e\.g\.?|examples?|for instance|formats?|such as)(?!\w)[^.;!?\n]*$|\bno\s*$", re.I)
+_UNSAYS = re.compile(  # right behind one
+    r"(?:\}[\s$]*)?(?:</answer>)?[\s$).,\"'*\]]*(?:\?|(?:is|was|looks|seems)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false)\b|(?:isn't|wasn't|or|alternatively|no)\b)", re.I)
 _TAKEN_BACK = re.compile(
     r"[.,;!?…\n—>}-]\s*(?:(?:no|oh|hm+|but)\b\W{0,3})?(?:wait(?=[,.!:;…—-]|\s+(?:no|it|that|I|actually|the answer)\b|\s*$)|actually(?=,|\s+(?:it|that|the|I|no)\b)"
     r"|(?:correction|scratch that|sorry|oops|on second thoughts?|or rather)\b)|\b(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|false|a mistake)\b", re.I)
@@ -151,10 +155,10 @@ def _regions(
         ends = {start: end for start, end in zip(starts, [*starts[1:], len(text)])}
         said = [(end, ends[start]) for start, end in finals if not any(first <= start < last for _, first, last in tags)]
         spans = [mark[1:] for mark in tags] + [span for span in said if not (tags and _BARE.fullmatch(text, *span))]
-        denied = any(_DENIES.search(text[max(0, mark[0] - 40) : mark[0]]) for mark in tags)
+        denied = any(_DENIES.search(text[max(0, mark[0] - 60) : mark[0]]) for mark in tags + finals) or any(_UNSAYS.match(text, last) for _, _, last in tags)
         taken_back = _TAKEN_BACK.search(text, max(end for _, end in spans) - 1) if tags else None
         return ([] if denied or taken_back else sorted(spans)), "mark" if tags else "final"
-    cue = rf"\b(?:answers?|{nouns})(?:\s*[:=]|\s+(?:is|are|would be|should be|must be)\b\s*:?)"
+    cue = rf"\b(?:answers?|{nouns})(?:[*_]{{0,3}}\s*[:=]|\s+(?:is|are|would be|should be|must be)\b\s*:?)"
     cues = list(re.finditer(cue, text, re.I))
     ends = [cue.start() for cue in cues[1:]] + [len(text)]
     return [(cue.end(), end) for cue, end in zip(cues, ends)] or [(0, len(text))], "cue" if cues else ""

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..answers import LETTERS, index_of, option_texts, split_options
+from ..answers import _NO_ENDS, _WRONG, LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
 from ..records import Record, metric_interval, sample_id
@@ -194,29 +194,29 @@ def first_letter(
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #fd5f097f
 _DENIED = re.compile(r"(?:n't\b|\b(?:not|never|neither|nor|cannot|unable|doubt|unlikely|except|either|if|whether|other than|rather than|instead of|(?:any\w*|every\w*|all) but)\b)[^,;:.!?\n]*$", re.I)
-_WRONG = re.compile(r"[)\].:']*\s*(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not|impossible|unlikely)|(?:isn't|wasn't|can't|cannot))\b", re.I)
 _NO_ANSWER = re.compile(r"e\.g|\b(?:example|for instance|such as|formats?|formatted)\b", re.I)
-_NO_ARTICLE = r"(?!(?<=[AaIi])\s+(?!because|since|as\b)(?-i:[a-z]))"  # "the answer is a kite" names no option A
+_NO_ARTICLE = r"(?!(?<=[AaIi])\s+(?!(?:because|since|as|or|and|is)\b)(?-i:[a-z]))"  # "the answer is a kite" names no option A
 
 
 def _stand(pattern: str, text: str, flags: int = 0) -> set[str]:
     "What a pattern finds where no word before it, nor behind it, says that it is no answer."
     found = re.finditer(pattern, text, flags)
     heard = [one for one in found if not _WRONG.match(text, one.end(1)) and not _DENIED.search(text[max(0, one.start() - 80) : one.start(1)])]
-    return {one[1] for one in heard if not _NO_ANSWER.search(re.match(r"[^.!?\n]*", text[one.end() :])[0]) and not _NO_ANSWER.search(text[: one.end()])}
+    return {one[1] for one in heard if not _NO_ANSWER.search(re.match(r"[).]*[^.!?\n]*", text[one.end() :])[0]) and not _NO_ANSWER.search(text[: one.end()])}
 
-
+# %% ../../nbs/55_benchmarks/00_core.ipynb #268346af
 def _choice_in(part: str, item: Item) -> str | None:
     "The label that one part of a reply names."
-    whole = re.sub(r"[*_`\"]", "", part).strip(" \n>")
+    whole = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`\"]", "", part)).strip(" \n>")
     text = whole.rstrip(". \n")
-    if any(text.endswith(end) and not any(option.rstrip(" .").endswith(end) for option in item.options) for end in ("?", " wrong", " incorrect", " false")):
+    if any(text.endswith(end) and not any(option.rstrip(" .").endswith(end) for option in item.options) for end in _NO_ENDS):
         return None
     label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
     mark = r"[)\].:]" if lettered(item) else r"[).:,]"  # "A, B" is no answer, "Yes, it is" is one
     marked = {*re.findall(rf"[(\[]({label})[)\]]", text), *re.findall(rf"(?:^|\s)[(\[]?({label})[)\].:](?=\s|$)", whole)}
     named = set(re.findall(rf"(?<![\w'’])({label})(?![\w'’]){_NO_ARTICLE}", text))
-    if len(marked) > 1:
+    joined = re.findall(rf"(?<![\w'’])({label})[)\]]*\s*(?:,|\band\b|\bor\b|/|&)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
+    if len(marked) > 1 or any(one != other for one, other in joined):
         return None
     for found in (
         _stand(rf"^[(\[]?({label})(?:{mark}|\s*$|\n)", text, re.I),
@@ -226,11 +226,13 @@ def _choice_in(part: str, item: Item) -> str | None:
     ):
         if found:
             return next(own for own in item.labels if own.lower() == [*found][0].lower()) if len(found) == 1 else None
+    if marked:  # and denied
+        return None
     options = [_typed(option).strip().rstrip(".") for option in item.options]
     said = [own for own, option in zip(item.labels, options, strict=False) if option and _stand(rf"(?<!\w)({re.escape(option)})(?!\w)", text, re.I)]
     return said[0] if len(said) == 1 else None
 
-
+# %% ../../nbs/55_benchmarks/00_core.ipynb #88e47d7f
 def read_choice(
     reply: str,
     item: Item,
