@@ -139,7 +139,7 @@ _DENIES = re.compile(  # before a mark
 _UNSAYS = re.compile(  # right behind one
     r"(?:\}[\s$]*)?(?:</answer>)?[\s$).,\"'*\]]*(?:\?|(?:is|was|looks|seems)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false)\b|(?:isn't|wasn't|or|alternatively|no)\b)", re.I)
 _TAKEN_BACK = re.compile(
-    r"[.,;!?…\n—>}-]\s*(?:(?:no|oh|hm+|but)\b\W{0,3})?(?:wait(?=[,.!:;…—-]|\s+(?:no|it|that|I|actually|the answer)\b|\s*$)|actually(?=,|\s+(?:it|that|the|I|no)\b)"
+    r"[.,;!?…\n—>}-]\s{0,4}(?:(?:no|oh|hm+|but)\b\W{0,3})?(?:wait(?=[,.!:;…—-]|\s+(?:no|it|that|I|actually|the answer)\b|\s*$)|actually(?=,|\s+(?:it|that|the|I|no)\b)"
     r"|(?:correction|scratch that|sorry|oops|on second thoughts?|or rather)\b)|\b(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|false|a mistake)\b", re.I)
 
 

@@ -200,9 +200,14 @@ _NO_ARTICLE = r"(?!(?<=[AaIi])\s+(?!(?:because|since|as|or|and|is)\b)(?-i:[a-z])
 
 def _stand(pattern: str, text: str, flags: int = 0) -> set[str]:
     "What a pattern finds where no word before it, nor behind it, says that it is no answer."
-    found = re.finditer(pattern, text, flags)
-    heard = [one for one in found if not _WRONG.match(text, one.end(1)) and not _DENIED.search(text[max(0, one.start() - 80) : one.start(1)])]
-    return {one[1] for one in heard if not _NO_ANSWER.search(re.match(r"[).]*[^.!?\n]*", text[one.end() :])[0]) and not _NO_ANSWER.search(text[: one.end()])}
+    example = _NO_ANSWER.search(text)
+    said = set()
+    for one in re.finditer(pattern, text, flags):
+        behind = re.match(r"[).]*[^.!?\n]*", text[one.end() : one.end() + 200])[0]
+        denied = _WRONG.match(text, one.end(1)) or _DENIED.search(text[max(0, one.start() - 80) : one.start(1)])
+        if not denied and not _NO_ANSWER.search(behind) and not (example and example.end() <= one.end()):
+            said.add(one[1])
+    return said
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #268346af
 def _choice_in(part: str, item: Item) -> str | None:
@@ -213,9 +218,11 @@ def _choice_in(part: str, item: Item) -> str | None:
         return None
     label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
     mark = r"[)\].:]" if lettered(item) else r"[).:,]"  # "A, B" is no answer, "Yes, it is" is one
-    marked = {*re.findall(rf"[(\[]({label})[)\]]", text), *re.findall(rf"(?:^|\s)[(\[]?({label})[)\].:](?=\s|$)", whole)}
+    options = [_typed(option).strip().rstrip(".") for option in item.options]
+    listed = {own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){own}[.):]\s*{re.escape(option)}", whole, re.I)}
+    marked = listed.union(re.findall(rf"[(\[]({label})[)\]]", text), re.findall(rf"(?:^|\s)[(\[]?({label})(?:[)\]:]|\.(?=\n|$))", whole))
     named = set(re.findall(rf"(?<![\w'’])({label})(?![\w'’]){_NO_ARTICLE}", text))
-    joined = re.findall(rf"(?<![\w'’])({label})[)\]]*\s*(?:,|\band\b|\bor\b|/|&)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
+    joined = re.findall(rf"(?<![\w'’])({label})[)\].]*\s*(?:,|\band\b|\bor\b|/|&)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
     if len(marked) > 1 or any(one != other for one, other in joined):
         return None
     for found in (
@@ -228,7 +235,6 @@ def _choice_in(part: str, item: Item) -> str | None:
             return next(own for own in item.labels if own.lower() == [*found][0].lower()) if len(found) == 1 else None
     if marked:  # and denied
         return None
-    options = [_typed(option).strip().rstrip(".") for option in item.options]
     said = [own for own, option in zip(item.labels, options, strict=False) if option and _stand(rf"(?<!\w)({re.escape(option)})(?!\w)", text, re.I)]
     return said[0] if len(said) == 1 else None
 
