@@ -199,7 +199,7 @@ def a_reply(kind, number, rng):
     while other == answer:
         other = an_answer(kind, rng)
     forms, contexts = KINDS[kind], {**CONTEXTS, **OWN[kind], **({"asked": ("x", ASKED)} if kind == "moment" else {})}
-    form, context = list(forms)[number % len(forms)], list(contexts)[number // len(forms) % len(contexts)]
+    form, context = list(forms)[(number + number // len(contexts)) % len(forms)], list(contexts)[number % len(contexts)]
     means, templates = contexts[context]
     template = str(rng.choice(templates))
     if context in OWN[kind]:

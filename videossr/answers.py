@@ -238,7 +238,7 @@ def _score_rows(name: str, score: Callable[[str, str, Any], float], completions:
 _NUMBER = re.compile(r"(?<![\w.,:/+-])[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,4}(?!\d))?(?![\d:/]|[.,]\d)", re.I)
 
 _NO_NUMBER = re.compile(  # bounds, scales, and formulas
-    r"\b(?:at (?:least|most)|up to|more|less|fewer|half|hundred|thousand|[mbtr]+illions?|dozens?)\b|\b(?:over|under|above|below)\s+\W*\d|\d\s*k\b|\\[a-z]|[<>≤≥]\s*\d|\d\s*(?:[\^!]|\+(?!\d)|(?:st|nd|rd|th)\b)", re.I)
+    r"\b(?:at (?:least|most)|up to|more|less|fewer|half|hundred|thousand|[mbtr]+illions?|dozens?)\b|\b(?:over|under|above|below)\s+\W*\d|\d\s*k\b|\\[a-z]|[<≤≥]\s*\d|>\d|\d\s*(?:[\^!]|\+(?!\d)|(?:st|nd|rd|th)\b)", re.I)
 
 
 def _place_number(place: str) -> float | None:

@@ -266,7 +266,7 @@ def _find_intervals(region: str) -> list[_Hit]:
 
 _INTERVAL_DOUBTS = (
     r"\b(?:lasts?|lasting|durations?|long|length|entire|whole|total|normal|un(?:changed|touched|edited|affected)|rest|remaining|sampled|timestamps?"
-    r"|provided|given|shown|rang(?:e|es|ing)|available|looking|watch\w*|analy[sz]\w+|consider\w*|review\w*|check\w*|search\w*"
+    r"|provided|given(?! (?:event|query|moment|action))|shown|rang(?:e|es|ing)|available|looking|watch\w*|analy[sz]\w+|consider\w*|review\w*|check\w*|search\w*"
     r"|(?:video|clip|footage|recording|frames?)(?: clip)?,? (?:runs?|spans?|goes|go|is|are|was|were|has|have|starts?|from|covers?|of|at|with))\b"
 )
 

@@ -222,7 +222,7 @@ def _choice_in(part: str, item: Item) -> str | None:
     listed = {own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){own}[.):]\s*{re.escape(option)}", whole, re.I)}
     marked = listed.union(re.findall(rf"[(\[]({label})[)\]]", text), re.findall(rf"(?:^|\s)[(\[]?({label})(?:[)\]:]|\.(?=\n|$))", whole))
     named = set(re.findall(rf"(?<![\w'’])({label})(?![\w'’]){_NO_ARTICLE}", text))
-    joined = re.findall(rf"(?<![\w'’])({label})[)\].]*\s*(?:,|\band\b|\bor\b|/|&)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
+    joined = re.findall(rf"(?<![\w'’])({label})[)\].]*\s*(?:,|\band\b|\bor\b|/|&|\n)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
     if len(marked) > 1 or any(one != other for one, other in joined):
         return None
     for found in (
