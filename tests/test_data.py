@@ -240,7 +240,7 @@ def test_a_bad_row_is_named(samples, tmp_path, column, value):
     rows[4][column] = value
     pq.write_table(pa.Table.from_pylist(rows), path)
     with pytest.raises(ValueError, match="samples.parquet, row 4"):
-        load_samples(path)
+        list(load_samples(path))
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):

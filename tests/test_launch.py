@@ -306,27 +306,50 @@ def test_accelerate_reads_the_configurations(path):
 
 
 STAND_INS = {
-    "scontrol": "echo node-a; echo node-b",
-    "srun": 'for node in 0 1; do SLURM_NODEID=$node "$@"; done',
-    "accelerate": 'printf "%s\\n" "$@" >"$SEEN.$SLURM_NODEID"',
+    "scontrol": 'test "$1 $2 $3" = "show hostnames node-[a-b]" || exit 1; echo node-a; echo node-b',
+    "srun": 'test "$1" = --kill-on-bad-exit=1 || exit 9; shift; echo "$SRUN_CPUS_PER_TASK" >"$SEEN.cpus"; for node in 0 1; do SLURM_NODEID=$node "$@" || exit; done',
+    "accelerate": 'printf "%s\\0" "$@" >"$SEEN.$SLURM_NODEID"',
 }
+JOB = {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "64"}
+SBATCH = ROOT / "environments" / "slurm" / "train.sbatch"
 
 
-def test_slurm_script_hands_on_its_arguments(tmp_path):
-    "To one launcher a node, with the blanks, quotes and dollars that they hold."
-    for name, text in STAND_INS.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    given = ["environments/recipes/paper.yaml", "-p", "video_dir", "my videos/it's $HOME \"here\"", "-p", "tasks", "jigsaw, counting"]
-    settings = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
-    script = ROOT / "environments" / "slurm" / "train.sbatch"
-    subprocess.run(["bash", str(script), *given], check=True, cwd=ROOT, env={**os.environ, **settings, "SEEN": str(tmp_path / "seen")})
+def submitted(folder, given, stand_ins=STAND_INS, **job):
+    "What the Slurm script does where these stand in for Slurm's commands."
+    for name, text in stand_ins.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    settings = {name: value for name, value in (JOB | job).items() if value is not None}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_"))}
+    environment = {**kept, **settings, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SEEN": str(folder / "seen")}
+    return subprocess.run(["bash", str(SBATCH), *given], check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("gpus", "n"), [("8", 16), ("h100:4", 8)])
+def test_slurm_script_hands_on_its_arguments(tmp_path, gpus, n):
+    "To one launcher a node, with all that they hold, of which nothing is run."
+    mark = tmp_path / "ran"
+    given = ["environments/recipes/paper.yaml", "-p", "video_dir", "my  videos/it's $HOME \"here\"", "-p", "tasks", f"$(touch {mark})", f"`touch {mark}`", f"; touch {mark}", "a\nb", "", "*", "--x=\\"]  # fmt: skip
+    done = submitted(tmp_path, given, SLURM_GPUS_PER_NODE=gpus)
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists() and (tmp_path / "seen.cpus").read_text() == "64\n"
     for node in (0, 1):
-        seen = (tmp_path / f"seen.{node}").read_text().splitlines()
+        seen = (tmp_path / f"seen.{node}").read_text().split("\0")[:-1]
         assert seen[-len(given) - 2 :] == ["-m", "videossr.launch", *given]
         options = dict(zip(seen[1 : -len(given) - 2 : 2], seen[2 : -len(given) - 2 : 2], strict=True))
-        expected = {"num_machines": "2", "num_processes": "16", "machine_rank": str(node), "main_process_ip": "node-a", "main_process_port": "20007"}
+        expected = {"num_machines": "2", "num_processes": str(n), "machine_rank": str(node), "main_process_ip": "node-a", "main_process_port": "20007"}
         assert seen[0] == "launch" and {name: options[f"--{name}"] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "stand_ins", "told"),
+    [({}, {"scontrol": "exit 1"}, "scontrol cannot name the nodes of node-[a-b]"), ({}, {"scontrol": "exit 0"}, "scontrol names no node"),
+     ({"SLURM_GPUS_PER_NODE": None}, {}, "submit it with --gpus-per-node"), ({"SLURM_GPUS_PER_NODE": "a:2,b:many"}, {}, "submit it with --gpus-per-node"),
+     ({"SLURM_JOB_ID": None}, {}, "submit this script with sbatch"), ({}, {"accelerate": "exit 3"}, "")],
+)  # fmt: skip
+def test_slurm_script_ends_with_an_error(tmp_path, job, stand_ins, told):
+    done = submitted(tmp_path, ["x.yaml"], STAND_INS | stand_ins, **job)
+    assert done.returncode != 0 and told in done.stderr and not (tmp_path / "seen.0").exists()
 
 
 @pytest.mark.parametrize("how", ["recipe", "run"])

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ def test_a_manifest_stays_in_its_root(places, tmp_path, escape, field):
     bad = Sample(**{**inside.__dict__, field: escape.format(folder=places)})
     path = save_samples([inside, bad], tmp_path / "samples.parquet")
     with pytest.raises(ValueError, match=r"samples.parquet, row 1: .*lies outside of .*clips; outside=True allows"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
     assert len(load_samples(path, video_dir=places / "clips", outside=True)) == 2
     (tmp_path / "set").mkdir()
     shutil.copy(path, tmp_path / "set" / "train.parquet")
@@ -187,10 +188,10 @@ def test_frames_in_a_recipe_stay_in_the_root(places, tmp_path):
     recipe = {"read": {}, "frames": [[str(places / "private.png")]], "fps": [1.0]}
     path = save_samples([Sample("counting", "shapes", "x", recipe, "?", "1,1,1")], tmp_path / "samples.parquet")
     with pytest.raises(ValueError, match="row 0: .*private.png' lies outside"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
     path = save_samples([Sample("counting", "shapes", "x", {"frames": 7}, "?", "1,1,1")], tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="row 0: its recipe names no files properly"):
-        load_samples(path, video_dir=places / "clips")
+        list(load_samples(path, video_dir=places / "clips"))
 
 
 ROW = {
@@ -259,7 +260,7 @@ def sample_of(places):
 @pytest.mark.parametrize("status", [400, 200])
 def test_a_key_that_a_server_says_back_is_hidden_wherever_it_is_cut(places, tmp_path, monkeypatch, key, told, status):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    body = told.format(key=key, escaped=key.replace("/", "\\/"), quoted=backends.quote(key, safe="")).encode()
+    body = told.format(key=key, escaped=key.replace("/", "\\/"), quoted=quote(key, safe="")).encode()
     server = Server(lambda number, request: None if len(request["messages"][-1]["content"]) == 1 else (status, {}, body))
     try:
         evaluate(endpoint(server, retries=0), [sample_of(places)], tmp_path / "r.jsonl", name="m", progress=False)

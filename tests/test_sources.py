@@ -233,7 +233,7 @@ def test_a_bad_row_is_named(name, media, tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    (b'{"prompt": "a"\n', "row 1: not JSON"), (b'\n\n{"prompt": "\xff"}\n', "row 3: not UTF-8: byte 0xff at position 12"), (b"[" * 100_000 + b"\n", "row 1: not JSON"), (b"\x00\x01\n", "row 1: not"), (b"\n", "holds no rows"),
+    (b'{"prompt": "a"\n', "row 1: not JSON"), (b'\n\n{"prompt": "\xff"}\n', "line 3: not UTF-8: byte 0xff at position 13"), (b"[" * 100_000 + b"\n", "row 1: not JSON"), (b"\x00\x01\n", "row 1: not"), (b"\n", "holds no rows"),
     (b'{"prompt": "\\ud800", "answer": "1"}\n', "row 1: not JSON .*surrogates not allowed"), (b'{"prompt": "\\uD83D", "answer": "1"}\n', "row 1: not JSON .*surrogates not allowed"),
 ])  # fmt: skip
 def test_broken_lines(content, message, tmp_path):

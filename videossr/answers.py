@@ -5,7 +5,6 @@
 # %% ../nbs/21_answers.ipynb #dfb57f17
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import json_value
 from videossr.rewards import (
     _DOUBTED,
     _RETRACTED,
@@ -94,7 +94,7 @@ def row_options(
     "A row's options. Raises `ValueError` for anything else."
     if isinstance(options, str):
         try:
-            options = json.loads(options)
+            options = json_value(options)
         except ValueError as error:
             raise ValueError(f"options are a list or JSON text of one, not {options!r:.80}") from error
     if isinstance(options, Mapping):

@@ -8,36 +8,34 @@ from __future__ import annotations
 import base64
 import email.utils
 import hashlib
+import html
 import io
+import ipaddress
 import json
 import math
 import os
+import re
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .data.export import resize_clip
-from videossr.policy import (
-    Policy,
-    Prompt,
-    collate,
-    encode,
-    end_ids,
-    load_policy,
-    sample_tokens,
-    texts_of,
-    tiny_policy,
-)
+from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
@@ -45,7 +43,7 @@ from .video import Clip, VideoError, fit_size, need_av, probe
 # %% auto #0
 __all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'clips_of', 'prompt_hash',
            'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'image_size', 'chat_content',
-           'retry_wait', 'read_completion', 'Endpoint', 'open_backend']
+           'retry_wait', 'read_completion', 'hide_key', 'Endpoint', 'open_backend']
 
 # %% ../nbs/46_backends.ipynb #6d6253ac
 @dataclass(frozen=True)
@@ -337,7 +335,7 @@ def chat_content(
     return [*parts, {"type": "text", "text": question}]
 
 # %% ../nbs/46_backends.ipynb #0abf9af6
-_LARGEST = 8 * 2**20  # bytes of an answer
+_LARGEST = 2**20  # bytes of an answer
 _MOMENTARY = {408, 409, 425, 429}  # and everything from 500 on
 _REFUSED = {401, 403, 404}  # wrong key, model or address: no question can be answered
 
@@ -352,10 +350,11 @@ def retry_wait(
     "How long to wait before asking again: what the server says, else twice as long each time."
     told = headers.get("retry-after", "").strip()
     wait = first * 2 ** (attempt - 1)
-    if told.replace(".", "", 1).isdigit():
+    if re.fullmatch(r"[0-9]+([.][0-9]*)?", told):
         wait = float(told)
-    elif told and (date := email.utils.parsedate_tz(told)):
-        wait = email.utils.mktime_tz(date) - (time.time() if now is None else now)
+    else:
+        with suppress(ValueError, OverflowError, TypeError, IndexError):  # no date, or one that no calendar has
+            wait = email.utils.mktime_tz(email.utils.parsedate_tz(told)) - (time.time() if now is None else now)
     return min(max(wait, 0.0), longest)
 
 
@@ -367,13 +366,58 @@ def read_completion(
         found = json.loads(payload)
         text = found["choices"][0]["message"].get("content")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the answer is no chat completion: {type(error).__name__}; it begins {payload[:80]!r}") from error
+        raise ValueError(f"the answer is no chat completion: {type(error).__name__}") from error
     if isinstance(text, list):  # content in parts
-        text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+        text = "".join(part["text"] for part in text if isinstance(part, dict) and isinstance(part.get("text"), str))
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (count if isinstance(count, int) else 0 for count in counts)
+    tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 2**31 else 0 for count in counts)
     return text if isinstance(text, str) else "", tokens_in, tokens_out
+
+# %% ../nbs/46_backends.ipynb #8bc89599
+@lru_cache(maxsize=4)
+def _spellings(key: str) -> re.Pattern:
+    "Finds a key in any case, in base 16 and, wherever it stands in what was coded, in base 64; also with line breaks or invisible letters within."
+    def broken(letters: Sequence[str]) -> str:
+        return "[^ -~]*".join(letters)
+
+    forms = [f"(?i:{broken([re.escape(letter) for letter in form])})" for form in (key, key.encode().hex())]
+    for before in range(3):
+        coded = base64.b64encode(bytes(before) + key.encode()).decode()
+        certain = coded[-(-8 * before // 6) : 8 * (before + len(key)) // 6]  # the letters that no neighbour changes
+        forms.append(broken([{"+": "[+-]", "/": "[/_]"}.get(letter, letter) for letter in certain]))
+    return re.compile("|".join(forms))
+
+# %% ../nbs/46_backends.ipynb #b326f298
+def _unescape(text: str) -> str:
+    "Text with the escapes of JSON and Python undone."
+    def letter(found: re.Match) -> str:
+        number, other = found[1] or found[2], found[3]
+        return chr(int(number, 16)) if number else {"n": "\n", "r": "\r", "t": "\t"}.get(other, other)
+
+    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", letter, text, flags=re.DOTALL)
+
+
+def _unentity(text: str) -> str:
+    "Text with the escapes of HTML undone; numbers that are too long for a letter are left out."
+    return html.unescape(re.sub("(?<=&#)0*(?:[0-9]{9,})?", "", text))
+
+
+def hide_key(
+    text: str,
+    key: str,  # what nobody may see; under 8 characters, it is no secret and may stay
+    mark: str,  # what stands in its place
+) -> str:
+    "Text without the key in any of its spellings; to the letter where it holds none."
+    if len(key) < 8:
+        return text
+    pattern = _spellings(key)
+    shown = reading = pattern.sub(lambda _: mark, text)
+    for plainer in (_unescape, unquote, _unentity) * 3:
+        before, reading = reading, plainer(reading)
+        if reading != before and pattern.search(reading):
+            shown = reading = pattern.sub(lambda _: mark, reading)
+    return shown
 
 # %% ../nbs/46_backends.ipynb #aae00670
 @dataclass(frozen=True)
@@ -386,7 +430,7 @@ class _Heard:
 # %% ../nbs/46_backends.ipynb #93dfee8e
 @dataclass
 class Endpoint:
-    "A model behind an OpenAI-compatible server, asked greedily."
+    "A model behind an OpenAI-compatible server, asked greedily. An answer over 1 MiB, late or packed is an error, whatever the server sends."
     url: str  # up to the version, e.g. "http://127.0.0.1:8000/v1"
     model: str  # as the server calls it
     form: str = "images"  # how a video is sent: one of `FORMS`
@@ -395,7 +439,7 @@ class Endpoint:
     system: str | None = None  # system prompt, if the sample brings none
     max_new_tokens: int = 32  # longest reply
     concurrency: int = 8  # requests under way at most
-    timeout: float = 120.0  # seconds for one whole answer
+    timeout: float = 120.0  # seconds from the request to the end of its answer
     retries: int = 6  # further requests for a question
     backoff: float = 1.0  # seconds before the first of them; doubled each time
     max_wait: float = 60.0  # seconds between two of them at most
@@ -404,15 +448,11 @@ class Endpoint:
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request; None takes one away
 
     def __post_init__(self):
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"an endpoint is an address such as http://127.0.0.1:8000/v1, not {self.url!r}")
-        if parts.username or parts.password or parts.query:
-            raise ValueError(f"no key in the address, where logs would show it: put it into the environment variable {self.key_env}")
+        _check_address(self.url, self._key(), self.key_env)
         if self.form not in FORMS:
             raise ValueError(f"no form {self.form!r}; choose from {', '.join(FORMS)}")
         image_size(_TOKEN_SIDE, _TOKEN_SIDE, self.min_image_pixels)  # complains about a size that cannot be
-        self._lock, self._quiet_until = threading.Lock(), 0.0
+        self._lock, self._quiet_until, self._warned = threading.Lock(), 0.0, False
 
     def body(
         self,
@@ -455,6 +495,7 @@ class Endpoint:
 
     def _replies(self, samples: Sequence[Sample]) -> Iterator[tuple[int, _Heard]]:
         "Replies and failures of all kinds, as they come."
+        self._warn()
         stop, waiting = threading.Event(), {}
         client, pool = _client(self.url, self.concurrency), ThreadPoolExecutor(self.concurrency)
         try:
@@ -485,17 +526,14 @@ class Endpoint:
             stop.wait(max(0.0, self._quiet_until - time.monotonic()))
             if stop.is_set():
                 break
-            headers: dict[str, str] = {}
-            sent = time.monotonic()
+            headers, payload, sent = {}, b"", time.monotonic()
             try:
                 status, headers, payload = _post(client, address, content, key, self.timeout)
-                # before anything is cut off, which could cut a key in two
-                payload = self._hide(payload.decode(errors="surrogateescape")).encode(errors="surrogateescape")
                 if status == 200:
                     text, tokens_in, tokens_out = read_completion(payload)
                     now = time.monotonic()
                     return _Heard(Reply(self._hide(text), "", "", round(now - begin, 4), prompt, tokens_in, tokens_out), sent, now)
-                problem, fault = f"status {status}: {payload[:300].decode(errors='replace')}", "refused" if status in _REFUSED else "server"
+                problem, fault = f"status {status}", "refused" if status in _REFUSED else "server"
                 if status not in _MOMENTARY and status < 500:
                     break
             except ValueError as error:
@@ -504,7 +542,10 @@ class Endpoint:
                 problem, fault = f"{type(error).__name__}: {error}", "gone" if "Connect" in type(error).__name__ else "server"
             self._quiet(attempt, headers, stop)
         now = time.monotonic()
-        return _Heard(Reply(None, self._hide(f"{problem} ({attempt} requests)"), fault, round(now - begin, 4), prompt), sent, now)
+        # hidden before it is cut, which could cut a key in two
+        told = self._hide(f"{problem}: {payload.decode(errors='replace')}" if payload else problem)[:400]
+        told = "".join(letter if letter.isprintable() else " " for letter in told)
+        return _Heard(Reply(None, f"{told} ({attempt} requests)", fault, round(now - begin, 4), prompt), sent, now)
 
     def _quiet(self, attempt: int, headers: dict[str, str], stop: threading.Event) -> None:
         "Waits after a failure; where the server asks for patience, all requests wait."
@@ -524,11 +565,15 @@ class Endpoint:
         return key or None
 
     def _hide(self, text: str) -> str:
-        "Text without the key, however JSON or an address would write it."
-        key = self._key()
-        for form in (key, key.replace("/", "\\/"), quote(key, safe="")) if key else ():
-            text = text.replace(form, f"<{self.key_env}>")
-        return text
+        return hide_key(text, self._key() or "", f"<{self.key_env}>")
+
+    def _warn(self) -> None:
+        "Says once that a key goes over the network as it is."
+        if self._warned or not self._key() or urlsplit(self.url).scheme == "https" or _is_here(self.url):
+            return
+        self._warned, host = True, urlsplit(self.url).hostname
+        remedy = f"Use https, or a tunnel (ssh -L 8000:127.0.0.1:8000 {host}); unset {self.key_env} if that server needs no key"
+        warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
 
 # %% ../nbs/46_backends.ipynb #4d71f863
 def _httpx() -> Any:
@@ -539,27 +584,77 @@ def _httpx() -> Any:
     return httpx
 
 
+def _check_address(url: str, key: str | None, key_env: str) -> None:
+    "Raises `ValueError` for what is no address or holds a key; it does not quote it."
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("an endpoint is an address such as http://127.0.0.1:8000/v1, which this is not (it is not shown: there may be a key in it)")
+    if "@" in parts.netloc or parts.query or parts.fragment or hide_key(url, key or "", "") != url:
+        raise ValueError(f"no key in the address, where logs would show it: put it into the environment variable {key_env}")
+
+
+def _is_here(url: str) -> bool:
+    "Whether an address is one of this machine itself."
+    host = urlsplit(url).hostname
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _client(url: str, concurrency: int) -> Any:
-    "Connections to one server; proxies of the environment are not asked for this machine itself."
-    httpx, host = _httpx(), urlsplit(url).hostname
-    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    return httpx.Client(limits=limits, trust_env=host not in ("localhost", "127.0.0.1", "::1"))
+    "Connections to one server, each for one request; proxies of the environment are not asked for this machine itself."
+    httpx = _httpx()
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)
+    return httpx.Client(limits=limits, trust_env=not _is_here(url), cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])))
 
-
+# %% ../nbs/46_backends.ipynb #29a2653e
 def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float) -> tuple[int, dict[str, str], bytes]:
-    "Status, headers and body of an answer; a body that trickles in past the time limit, or never ends, is a time-out."
-    httpx, end, parts = _httpx(), time.monotonic() + timeout, []
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    with client.stream("POST", url, content=content, headers=headers, timeout=timeout) as response:
-        for part in response.iter_bytes():
-            parts.append(part)
-            if time.monotonic() > end:
-                raise httpx.ReadTimeout(f"the answer was not complete within {timeout:g} s")
-            if sum(map(len, parts)) > _LARGEST:
-                raise httpx.ReadError(f"the answer is longer than {_LARGEST} bytes")
-        return response.status_code, {name.lower(): value for name, value in response.headers.items()}, b"".join(parts)
+    "Status, headers and body of an answer. Raises httpx's `RequestError` where it is not there in time, whatever drips, or too long, and `ValueError` where it is packed."
+    httpx, late, sockets, body = _httpx(), threading.Event(), [], bytearray()
 
+    def cut() -> None:
+        late.set()
+        for one in sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # wakes whoever waits to read or write
 
+    def opened(_: str, about: dict[str, Any]) -> None:
+        if hasattr(stream := about.get("return_value"), "get_extra_info"):  # a new connection, or one with TLS around it
+            sockets.append(stream.get_extra_info("socket"))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # what waits there is read even after the end
+            if late.is_set():
+                cut()
+
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "Connection": "close", **({"Authorization": f"Bearer {key}"} if key else {})}
+    ask = {"content": content, "headers": headers, "timeout": httpx.Timeout(timeout, connect=timeout / 2), "extensions": {"trace": opened}}
+    (watch := threading.Timer(timeout, cut)).start()
+    try:
+        with client.stream("POST", url, **ask) as response:
+            packing = (response.headers.get("content-encoding") or "identity").lower()
+            for part in response.iter_raw() if packing == "identity" else ():
+                body += part
+                if late.is_set():
+                    break
+                if len(body) > _LARGEST:
+                    raise httpx.ReadError(f"the answer is longer than {_LARGEST} bytes")
+    except httpx.RequestError as error:
+        if not (late.is_set() or isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout))):
+            raise
+        late.set()
+    finally:
+        watch.cancel()
+    if late.is_set():
+        raise httpx.ReadTimeout(f"the answer was not complete within {timeout:g} s")
+    if packing != "identity" and response.status_code == 200:
+        raise ValueError(f"the answer is packed as {packing!r}, which was not asked for; it was not unpacked")
+    return response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(body)
+
+# %% ../nbs/46_backends.ipynb #f0691b48
 def _finished(waiting: dict[Future, int]) -> Iterator[tuple[int, _Heard]]:
     "Takes out at least one request that is done."
     done, _ = wait(waiting, return_when=FIRST_COMPLETED)

@@ -5,16 +5,28 @@
 # %% ../nbs/37_checkpoints.ipynb #ccead4c7
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from .files import read_json
+from .folders import cache_dir, check_links, write_whole
+from .video import python_process
+
 # %% auto #0
-__all__ = ['file_fault', 'checkpoint_fault', 'adapter_base', 'dress_as_published']
+__all__ = ['file_fault', 'adapter_fault', 'checkpoint_fault', 'config_fault', 'template_fault', 'adapter_base',
+           'dress_as_published']
 
 # %% ../nbs/37_checkpoints.ipynb #7573f1aa
 def file_fault(
@@ -25,7 +37,7 @@ def file_fault(
         return f"{path} is a Git LFS pointer, not the file itself: fetch it with 'git lfs pull', or download the model again"
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path)
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 pass
@@ -35,12 +47,41 @@ def file_fault(
         return f"{path} is no JSON ({error}): download it again"
     return None
 
+# %% ../nbs/37_checkpoints.ipynb #1c35ea7a
+_MOST_RANK = 4096
+
+
+def _slow(pattern: str) -> bool:
+    "Whether a regular expression could take for ever: repeated groups, or many repeats."
+    return len(pattern) > 2000 or len(re.findall(r"[*+{]", pattern)) > 4 or re.search(r"\)[*+{]", pattern) is not None
+
+
+def adapter_fault(
+    folder: Path,
+) -> str | None:  # None: nothing is wrong, or there are no adapters
+    "What the config of adapters says that PEFT should not be told: other kinds than LoRA, modules to import, huge ranks, patterns that never end."
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (fault := file_fault(path)):
+        return fault if path.is_file() else None
+    about: dict[str, Any] = read_json(path)
+    kind, named = about.get("peft_type", "LORA"), {**(about.get("rank_pattern") or {}), **(about.get("alpha_pattern") or {})}
+    if kind != "LORA" or about.get("megatron_config"):
+        return f"{path} asks for {'a module of Megatron' if kind == 'LORA' else f'adapters of the kind {kind}'}: adapters of LoRA alone are read"
+    for rank in (about.get("r", 8), *(about.get("rank_pattern") or {}).values()):
+        if not isinstance(rank, int) or not 0 < rank <= _MOST_RANK:
+            return f"{path} has a rank of {rank!r}: it should be a number from 1 to {_MOST_RANK}"
+    texts = [about.get(name) for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save")]
+    for pattern in (*(one for text in texts for one in (text if isinstance(text, list) else [text])), *named):
+        if pattern is not None and _slow(str(pattern)):
+            return f"{path} has the pattern {str(pattern)[:80]!r}, which could take for ever to compare with the names of layers"
+    return None
+
 # %% ../nbs/37_checkpoints.ipynb #d17377e3
 def _weights_fault(folder: Path) -> str | None:
     index, files = folder / "model.safetensors.index.json", sorted(folder.glob("*.safetensors"))
     if index.exists() and (fault := file_fault(index)):
         return fault
-    wanted = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()} if index.exists() else set()
+    wanted = {folder / name for name in read_json(index)["weight_map"].values()} if index.exists() else set()
     if missing := sorted(path.name for path in wanted - {*files}):
         return f"{folder} lacks {', '.join(missing)}, which {index.name} names: download the model again"
     if not files:
@@ -71,6 +112,71 @@ def checkpoint_fault(
             fault = file_fault(found[0])
         if fault:
             return fault
+    return adapter_fault(folder)  # which transformers applies where it finds some beside a model
+
+# %% ../nbs/37_checkpoints.ipynb #b0e03108
+_EXPERTS = ("eager", "batched_mm", "grouped_mm")  # what transformers has itself
+
+
+def config_fault(
+    config: Mapping[str, Any],  # the content of a config.json
+    attention: str,  # that the caller chose
+) -> str | None:  # None: nothing is wrong
+    "What a config.json asks for that only the caller may choose, or nobody."
+    allowed = {"_attn_implementation": (attention,), "experts_implementation": _EXPERTS, "_experts_implementation": _EXPERTS}
+    for name, values in allowed.items():
+        if config.get(name) is not None and config[name] not in values:
+            return f"its config.json chooses {name}: {config[name]!r}, which may be a program on the Hub, and only the caller chooses; take that line out"
+    weights = config.get("transformers_weights")
+    if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
+        return f"its config.json says that the weights are in {weights!r}; they are read from safetensors only, pickled ones can run code"
+    return None
+
+# %% ../nbs/37_checkpoints.ipynb #f711d7c6
+_ROOM = {"bytes": 100_000, "seconds": 10, "memory": 4 * 2**30, "letters": 1_000_000}  # of a template; that of Qwen3-VL has 5 kB
+
+
+def _render_once() -> None:
+    "All that a process of its own does: renders what stdin holds, within bounds, and prints how long it came out."
+    asked = json.load(sys.stdin)
+    with contextlib.suppress(ImportError):  # Windows has no such bounds
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (asked["room"]["seconds"],) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (asked["room"]["memory"],) * 2)
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        texts, _ = render_jinja_template(asked["talks"], chat_template=asked["template"], add_generation_prompt=True, **asked["more"])
+    except MemoryError:
+        sys.exit("it wants too much memory")
+    except Exception:  # noqa: BLE001  a template that is wrong in another way says so where it is used
+        texts = []
+    print(max(map(len, texts), default=0))
+
+# %% ../nbs/37_checkpoints.ipynb #e508e57d
+def template_fault(
+    template: str,  # Jinja
+    talks: Sequence[list[dict[str, Any]]],  # conversations as they will come
+    more: Mapping[str, Any] | None = None,  # what the template is told beside them
+) -> str | None:  # None: nothing is wrong
+    "Whether a chat template is too large, takes too long, or makes too much of a short conversation."
+    if len(template.encode()) > _ROOM["bytes"]:
+        return f"its chat template has {len(template.encode()):,} bytes, more than the {_ROOM['bytes']:,} that are read"
+    asked = json.dumps({"template": template, "talks": list(talks), "more": dict(more or {}), "room": _ROOM}, sort_keys=True)
+    passed = cache_dir() / "templates" / hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+    if passed.exists():
+        return None
+    command, environment = python_process("from videossr.checkpoints import _render_once; _render_once()")
+    try:
+        done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True, check=False, timeout=6 * _ROOM["seconds"])
+    except subprocess.TimeoutExpired:
+        return "its chat template comes to no end"
+    if done.returncode < 0:
+        return f"its chat template comes to no end, or wants too much memory (signal {-done.returncode})"
+    if done.returncode or int(done.stdout) > _ROOM["letters"]:
+        return f"its chat template cannot be used: {done.stderr.strip().splitlines()[-1] if done.returncode else f'it makes {int(done.stdout):,} letters of a short conversation'}"
+    write_whole(passed, "")
     return None
 
 # %% ../nbs/37_checkpoints.ipynb #972623e0
@@ -84,9 +190,9 @@ def adapter_base(
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise OSError(f"{folder} lacks {weights.name}: adapters are read from safetensors only, pickled ones can run code")
-    if fault := file_fault(path) or file_fault(weights):
+    if fault := file_fault(path) or file_fault(weights) or adapter_fault(folder):
         raise OSError(fault)
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    about: dict[str, Any] = read_json(path)
     return str(about.get("base_model_name_or_path") or "")
 
 # %% ../nbs/37_checkpoints.ipynb #17a68d27
@@ -101,6 +207,14 @@ def _with_dtype(values: Any, dtype: str) -> Any:
     return {name: dtype if name in ("dtype", "torch_dtype") else _with_dtype(value, dtype) for name, value in values.items()}
 
 
+def _belongs(path: Path, origin: Path) -> bool:
+    "Whether a file is of its folder, and no link to another file of this machine, which would be published with the model."
+    home = origin.parents[1] if origin.parent.name == "snapshots" else origin  # the Hub's cache links to its blobs
+    if not (inside := path.resolve().is_relative_to(home.resolve())):
+        warnings.warn(f"{path} is a link that leads out of {origin}, and is left out", stacklevel=3)
+    return inside
+
+
 def dress_as_published(
     folder: Path,  # of a model saved by transformers, changed in place
     source: str | Path,  # folder or hub name of the model it was trained from
@@ -109,8 +223,9 @@ def dress_as_published(
     "Replaces config, tokenizer and processor of a trained model by those its base was published with, so that any server reads them."
     here = Path(source).is_dir()
     origin = Path(source) if here else Path(snapshot_download(str(source), allow_patterns=[*_TEXTS], local_files_only=True))
-    files = sorted(path for pattern in _TEXTS for path in origin.glob(pattern) if path.name not in _OURS)
-    if not (origin / "config.json").exists():
+    files = sorted(path for pattern in _TEXTS for path in origin.glob(pattern) if path.name not in _OURS and _belongs(path, origin))
+    check_links(folder)
+    if origin / "config.json" not in files:
         return []
     for pattern in _TEXTS:
         for path in folder.glob(pattern):
@@ -118,6 +233,6 @@ def dress_as_published(
                 path.unlink()
     for path in files:
         shutil.copyfile(path, folder / path.name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
+    config = read_json(folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(_with_dtype(config, dtype), indent=2) + "\n")
     return [path.name for path in files]

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from .folders import cache_dir, whole_file
 from .video import need_av
 
 # %% auto #0
-__all__ = ['FRAME_RATE', 'N_FRAMES', 'HEIGHT', 'WIDTH', 'paint_evening', 'write_mp4', 'cache_dir', 'demo_videos']
+__all__ = ['FRAME_RATE', 'N_FRAMES', 'HEIGHT', 'WIDTH', 'paint_evening', 'write_mp4', 'demo_videos']
 
 # %% ../nbs/01_demo.ipynb #2b27aa0d
 FRAME_RATE, N_FRAMES, HEIGHT, WIDTH = 12, 96, 128, 160  # 8 seconds
@@ -94,8 +95,7 @@ def write_mp4(
     need_av()
     import av
 
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-    with av.open(str(partial), "w") as container:
+    with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # Colour is taken from the middle of two by two pixels, and the file says so: without a word H.264 means their left edge.
@@ -104,16 +104,10 @@ def write_mp4(
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    return partial.replace(path)
+    return path
 
 # %% ../nbs/01_demo.ipynb #c14e305e
 _EDITION = 2  # of the files: one more whenever the same seed gives other bytes, so that none are left over in a cache
-
-
-def cache_dir() -> Path:
-    "Where made files are kept: `VIDEOSSR_CACHE`, else `videossr` in the user's cache folder."
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VIDEOSSR_CACHE") or Path(base) / "videossr")
 
 
 def demo_videos(

@@ -20,6 +20,8 @@ import torch
 from tqdm.auto import tqdm
 
 from .backends import Backend, LocalBackend, Reply
+from .files import read_json
+from .folders import write_whole
 from .policy import Policy, check_parse, generate_answers
 from .records import FEW, Journal, Record, compare, count_videos, few_mark, few_note, make_record, read_records, sample_id, score
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
@@ -270,12 +272,7 @@ def write_results(
     path: str | Path,  # results.json of a run folder
 ) -> Path:
     "Writes results as JSON; NaN is refused, since other programs could not read it."
-    path, text = Path(path), json.dumps(found, indent=1, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")  # so that nobody reads half of it
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def read_results(
@@ -283,9 +280,9 @@ def read_results(
 ) -> dict[str, Any]:
     "Reads results; raises `ValueError` that names the file and what it lacks."
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
         missing = [key for key in ("tasks", "overall", "seconds") if key not in found]
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a results file: {error}") from error
     if missing:
         raise ValueError(f"{path} is not a results file: it lacks {', '.join(missing)}")

@@ -43,12 +43,13 @@ __all__ = ['SHAPES', 'QUESTION', 'Found', 'PARTS', 'Shape', 'release_config', 'r
 
 # %% ../nbs/57_first_gpu.ipynb #95c47b94
 from .data import to_trl_dataset
+from .folders import write_whole
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, warm_start
 from .memory import Workload, measured_peak, memory_plan
 from .policy import Policy, Prompt, collate, encode, encode_sample, end_ids, never_sampled, sample_tokens, tiny_policy
 from .prefix import Packing, _repeated, group_logps, plain_logps
 from .released import published_config
-from .runs import adapters, train_settings, write_whole
+from .runs import adapters, train_settings
 from .show import Picture
 from .tables import text_table
 from .tasks import TASKS, Sample

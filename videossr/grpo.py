@@ -9,7 +9,6 @@ import contextlib
 import copy
 import json
 import math
-import shutil
 import textwrap
 import time
 import warnings
@@ -30,6 +29,8 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from accelerate.utils import gather_object
 
 from .families import family_of
+from .files import read_json
+from .folders import remove, write_whole
 from .policy import Policy, Prompt, check_generation, check_parse, collate, end_ids, load_policy, never_sampled
 from .policy import sample_answers, unwrapped
 from .prefetch import Ahead, WorkerPool
@@ -837,10 +838,9 @@ def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = No
     self._step, self._resumed, self._buffered_inputs = 0, None, None
     if resume_from_checkpoint:
         marker = Path(resume_from_checkpoint, "complete")
-        text = marker.read_text(encoding="utf-8") if marker.exists() else ""
-        self._resumed = json.loads(text)["passes"] if text else None
+        self._resumed = read_json(marker)["passes"] if marker.exists() and marker.stat().st_size else None
         if self.curriculum is not None:
-            self.curriculum.restore(json.loads(Path(resume_from_checkpoint, "curriculum.json").read_text(encoding="utf-8")))
+            self.curriculum.restore(read_json(Path(resume_from_checkpoint, "curriculum.json")))
     end = _EndBeforeOneTooMany()
     self.add_callback(end)
     self._logged = time.perf_counter()
@@ -875,7 +875,7 @@ def _save_checkpoint(self: VideoGRPOTrainer, model: torch.nn.Module, trial: Any)
     "TRL's; the folder is marked when all is in it, and only then older ones go."
     folder, limit = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}"), self.args.save_total_limit
     if self.is_world_process_zero():
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed in it, or went on from before it
+        remove(folder)  # of a run that was killed in it, or went on from before it
     self.accelerator.wait_for_everyone()
     self.args.save_total_limit = None
     try:
@@ -885,10 +885,8 @@ def _save_checkpoint(self: VideoGRPOTrainer, model: torch.nn.Module, trial: Any)
     self.accelerator.wait_for_everyone()
     if self.is_world_process_zero():
         if self.curriculum is not None:
-            (folder / "curriculum.json").write_text(json.dumps(self.curriculum.state()), encoding="utf-8")
-        partial = folder / "complete.part"
-        partial.write_text(json.dumps({"passes": self._step}), encoding="utf-8")
-        partial.replace(folder / "complete")
+            write_whole(folder / "curriculum.json", json.dumps(self.curriculum.state()))
+        write_whole(folder / "complete", json.dumps({"passes": self._step}))
         rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True)
 
 

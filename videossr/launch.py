@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from . import runs
 from .evaluate import Record
+from .folders import open_plain
 from .mixing import ask
 from .policy import Policy
 from .runs import Run, TrainSettings
@@ -198,7 +199,7 @@ def launch(
         raise FileNotFoundError(f"no accelerate configuration {config}; environments/accelerate has some, `accelerate config` makes one")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "videossr.launch", "--run", str(run.folder)]
     output = run.path("launch.log")
-    with output.open("w") as file, tqdm(total=settings_in(run)[0].steps, desc="GRPO", disable=not progress) as bar:
+    with open_plain(output, "w") as file, tqdm(total=settings_in(run)[0].steps, desc="GRPO", disable=not progress) as bar:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
         try:
             while process.poll() is None:

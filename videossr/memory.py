@@ -30,12 +30,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from . import prefix
 from .families import TimedFamily, family_of
+from .files import read_text
 from .grpo import VideoGRPOConfig
 from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
 from .prefix import group_logps, plain_logps
 from .tables import text_table
 from .versions import relying_on
-
 with relying_on("torch"):
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -148,6 +148,7 @@ def model_config(
     "The config of a model, without its weights. Raises `OSError` where there is none, `ValueError` for a kind that is not trained here."
     if isinstance(name, Policy):
         name = name.model.config
+    read = not isinstance(name, PreTrainedConfig)
     if isinstance(name, Mapping):
         name = AutoConfig.for_model(**{"model_type": "unknown", **name})
     if not isinstance(name, PreTrainedConfig):
@@ -155,6 +156,8 @@ def model_config(
             name = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
             raise OSError(f"no model config at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub") from error
+    if read:
+        name._attn_implementation = None  # in a stranger's config it could be a program on the Hub
     family_of(name)
     return name
 
@@ -717,7 +720,7 @@ def launched(
     accelerate: str | Path,  # configuration file, e.g. environments/accelerate/fsdp2.yaml
 ) -> Workload:
     "The same steps on the processes of a configuration of accelerate."
-    found = yaml.safe_load(Path(accelerate).read_text(encoding="utf-8"))
+    found = yaml.safe_load(read_text(accelerate))
     n, sharded = found.get("num_processes", 1), found.get("distributed_type") == "FSDP" or (found.get("deepspeed_config") or {}).get("zero_stage") == 3
     total = work.groups * work.processes
     at_once = min(work.groups_at_once, max(1, total // n))

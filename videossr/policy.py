@@ -25,7 +25,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'whole_weights', 'published_dtype', 'load_policy', 'messages', 'Prompt',
+__all__ = ['SPECIAL_TOKENS', 'Policy', 'tiny_policy', 'messages', 'whole_weights', 'published_dtype', 'load_policy', 'Prompt',
            'encode', 'encode_talk', 'encode_sample', 'collate', 'vision_inputs', 'prompt_positions', 'check_generation',
            'end_ids', 'never_sampled', 'unwrapped', 'let_share', 'SharedPrompt', 'Answers', 'sample_answers',
            'sample_tokens', 'texts_of', 'check_parse', 'generate_answers']
@@ -52,8 +52,11 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
-from .checkpoints import adapter_base, checkpoint_fault
+from .checkpoints import adapter_base, checkpoint_fault, config_fault, template_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
+from .files import read_json, writing_to
+from .folders import check_links, remove, write_whole
+from .tables import one_line
 from .tasks import Sample, render
 from .versions import must_have, relying_on
 from .video import Clip
@@ -120,7 +123,8 @@ class Policy:
         folder: str | Path,
         dtype: torch.dtype | None = None,  # of the weights, which are cast in place; None: as they are
     ) -> Path:
-        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server."
+        "Writes weights (safetensors), config and processor; `load_policy(folder)` reads them back, and so does a server. Raises `OSError` for a folder with a link that leads out."
+        check_links(folder)
         model = self.model if dtype is None else self.model.to(dtype)
         with _served(model):
             model.save_pretrained(folder)
@@ -158,15 +162,15 @@ def _served(model: PreTrainedModel) -> Iterator[None]:
 def _read_choices(place: str | Path) -> dict[str, Any]:
     "What `_write_choices` wrote into a folder, as arguments of `Policy`."
     saved = Path(place, _CHOICES)
-    choices = json.loads(saved.read_text(encoding="utf-8")) if isinstance(place, Path) and saved.exists() else {}
+    choices = read_json(saved) if isinstance(place, Path) and saved.exists() else {}
     return {name: tuple(value) if name == "allowed_tokens" else value for name, value in choices.items()}
 
 
 def _write_choices(folder: Path, policy: Policy) -> None:
     choices = {"markers": policy.markers, "allowed_tokens": [*policy.allowed_tokens], "chat_template_kwargs": policy.chat_template_kwargs}
-    (folder / _CHOICES).unlink(missing_ok=True)
+    remove(folder / _CHOICES)
     if choices != {"markers": "released", "allowed_tokens": [], "chat_template_kwargs": {}}:
-        (folder / _CHOICES).write_text(json.dumps(choices) + "\n", encoding="utf-8")
+        write_whole(folder / _CHOICES, json.dumps(choices) + "\n")
 
 # %% ../nbs/40_policy.ipynb #e387d7ec
 SPECIAL_TOKENS = [
@@ -256,6 +260,27 @@ def tiny_policy(
     model.generation_config.pad_token_id = token_id("<|endoftext|>")
     return Policy(model.eval(), processor)
 
+# %% ../nbs/40_policy.ipynb #6fbc6105
+def messages(
+    question: str,  # the prompt's text
+    n_clips: int = 1,  # number of videos shown
+    system: str | None = None,  # system prompt, if any
+    times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
+    label: str = "Clip",  # what the question calls the videos
+    openings: Sequence[str] = (),  # text before each clip; none: nothing
+) -> list[dict[str, Any]]:
+    "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
+    parts: list[dict[str, str]] = []
+    for number in range(n_clips):
+        before = (f"{label} {number + 1}: " if n_clips > 1 else "") + (openings[number] if openings else "")
+        parts += [{"type": "text", "text": before}] * bool(before)
+        if times is None:
+            parts.append({"type": "video"})
+        else:
+            parts += [part for time in times[number] for part in ({"type": "text", "text": f"<{time:.1f} seconds>"}, {"type": "image"})]
+    parts.append({"type": "text", "text": question})
+    return [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": parts}]
+
 # %% ../nbs/40_policy.ipynb #36ec32e9
 @contextlib.contextmanager
 def whole_weights() -> Iterator[None]:
@@ -283,6 +308,11 @@ def _base_of(place: str | Path, base: str | Path | None) -> str | Path | None:
     is_place = Path(found).is_absolute() or str(found).startswith(".") or str(found).count("/") != 1  # a hub name is owner/name
     if not found or (is_place and not Path(found).is_dir()):
         raise OSError(f"{place} holds adapters for {str(found)!r}, which is not here; load_policy({str(place)!r}, base=...) takes its new place")
+    seen, after = {place}, found
+    while Path(after).is_dir() and (further := adapter_base(Path(after))):  # adapters may have been trained on a policy with adapters
+        if Path(after).resolve() in seen:
+            raise OSError(f"{place} holds adapters whose base leads back to {after}")
+        seen, after = {*seen, Path(after).resolve()}, further
     return found
 
 
@@ -294,6 +324,26 @@ def _merged(policy: Policy, adapters: Path) -> Policy:
         raise ImportError(f"{adapters} holds adapters, which need PEFT: pip install 'videossr[lora]'") from error
     policy.model = PeftModel.from_pretrained(policy.model, adapters).merge_and_unload().eval()
     return policy
+
+# %% ../nbs/40_policy.ipynb #b3ffb621
+def _try_template(name: str, processor: ProcessorMixin) -> None:
+    "Raises `ValueError` for a chat template that comes to no end on conversations of the kit's forms."
+    templates = processor.chat_template or {}
+    talks = [messages("?", 0), messages("?", 1, "Be brief."), messages("?", 3), messages("?", 2, times=[[0.0, 0.5]] * 2)]
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        told = {key: value for key, value in processor.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        if template != _CHAT_TEMPLATE and (fault := template_fault(template, talks, told)):
+            raise ValueError(f"{name}: {fault}")
+
+# %% ../nbs/40_policy.ipynb #b294f54f
+def _no_policy(name: str | Path, error: Exception) -> Exception:
+    "What to raise where a policy could not be loaded: errors that say enough as they are, else one that names the place."
+    said = one_line(error)[:300]
+    if isinstance(error, OSError):
+        return OSError(f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({said})")
+    if isinstance(error, (ImportError, MemoryError, torch.OutOfMemoryError)) or (isinstance(error, ValueError) and len(str(error)) < 1000):
+        return error
+    return ValueError(f"{name}: its config.json and weights make no model ({type(error).__name__}: {said})")
 
 # %% ../nbs/40_policy.ipynb #e391a56c
 def load_policy(
@@ -308,7 +358,7 @@ def load_policy(
     chat_template_kwargs: dict[str, Any] | None = None,  # what the chat template is told; None: as saved
     **kwargs: Any,  # handed to `from_pretrained` of the model
 ) -> Policy:
-    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here."
+    "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here or a config that chooses more than a model."
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}
@@ -318,40 +368,21 @@ def load_policy(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": kwargs.pop("local_files_only", False)}
     try:
-        family_of(AutoConfig.from_pretrained(place, **options))
+        with writing_to("HF_HOME"):
+            if fault := config_fault(PreTrainedConfig.get_config_dict(place, **options)[0], attn_implementation):
+                raise ValueError(f"{name}: {fault}")
+            family_of(AutoConfig.from_pretrained(place, **options))
         processor = AutoProcessor.from_pretrained(place, **options)
-        with whole_weights():
+        _try_template(str(name), processor)
+        with writing_to("HF_HOME"), whole_weights():
             model = AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options, **kwargs
             )
-    except OSError as error:
-        raise OSError(
-            f"no policy at {str(name)!r}: give a folder written by Policy.save or the name of a Qwen-VL on the hub ({str(error).splitlines()[0]})"
-        ) from error
+    except Exception as error:
+        raise _no_policy(name, error) from error
     choices = _read_choices(place) | {name: value for name, value in (("markers", markers), ("chat_template_kwargs", chat_template_kwargs)) if value is not None}
     model = model if getattr(model, "is_quantized", False) else model.to(device)  # bitsandbytes has put it there
     return Policy(model.eval(), processor, **choices)
-
-# %% ../nbs/40_policy.ipynb #6fbc6105
-def messages(
-    question: str,  # the prompt's text
-    n_clips: int = 1,  # number of videos shown
-    system: str | None = None,  # system prompt, if any
-    times: Sequence[Sequence[float]] | None = None,  # of each clip's frames in seconds: shows frames as images; None: as videos
-    label: str = "Clip",  # what the question calls the videos
-    openings: Sequence[str] = (),  # text before each clip; none: nothing
-) -> list[dict[str, Any]]:
-    "The conversation of a prompt: the videos (labelled `Clip k:` where there are several), then the question."
-    parts: list[dict[str, str]] = []
-    for number in range(n_clips):
-        before = (f"{label} {number + 1}: " if n_clips > 1 else "") + (openings[number] if openings else "")
-        parts += [{"type": "text", "text": before}] * bool(before)
-        if times is None:
-            parts.append({"type": "video"})
-        else:
-            parts += [part for time in times[number] for part in ({"type": "text", "text": f"<{time:.1f} seconds>"}, {"type": "image"})]
-    parts.append({"type": "text", "text": question})
-    return [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": parts}]
 
 # %% ../nbs/40_policy.ipynb #0873da4c
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from .files import scratch_file
 from .tasks import TASKS
 from .video import python_process
 
@@ -100,7 +101,7 @@ class _Process:
     def __init__(self, work: bytes, imports: Sequence[str]):
         hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         command, environment = python_process("from videossr.prefetch import _serve; _serve()")
-        self.log = tempfile.TemporaryFile()
+        self.log = scratch_file()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env={**environment, **hidden})
         try:
             self.ask((work, imports))

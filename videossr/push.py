@@ -24,6 +24,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from .data.build import load_plan, missing_shards
 from .evaluate import read_results, results_table
+from .files import read_json, read_text
+from .folders import check_links
 from .policy import Policy, load_policy
 from .runs import Run
 from .versions import installed
@@ -63,7 +65,7 @@ def _laid_out(files: Mapping[str, Path | str], places: Sequence[str | Path] = ()
                 place.write_text(content, encoding="utf-8")
             else:
                 _link(content.resolve(), place)
-            found = local_paths(place.read_text(encoding="utf-8"), places) if place.suffix in _TEXTS and place.name not in _VOCABULARIES else []
+            found = local_paths(read_text(place), places) if place.suffix in _TEXTS and place.name not in _VOCABULARIES else []
             if found:
                 raise ValueError(f"{name} names {', '.join(found)}, a folder of this machine; nothing was sent: take it out there")
         yield Path(temporary)
@@ -106,7 +108,7 @@ _SCRATCH = ("config.json", "build", "refusals")  # the first is sent without its
 def _dataset_config(folder: Path) -> dict[str, Any]:
     "What decided the dataset. Raises `ValueError` for a folder that holds none, or one that is not finished."
     place = folder / "config.json"
-    config = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    config = read_json(place) if place.exists() else {}
     if not (isinstance(config, dict) and {"format", "mix", "n", "root"} <= set(config)):
         raise ValueError(f"{folder} is no dataset: {'its config.json is of something else' if place.exists() else 'it has no config.json'}; build_dataset makes one")
     if missing := missing_shards(load_plan(folder), folder):
@@ -137,7 +139,7 @@ def push_dataset(
     """Pushes a dataset: recipes, answers and card, not the videos. Raises `ValueError` for a folder that is none or not finished, paths of this
     machine, or a repository that everyone can read; `ConnectionError` and `PermissionError` where the Hub cannot be reached. Then nothing was sent."""
     validate_repo_id(repo)
-    folder, api = Path(folder), _hub(api)
+    folder, api = check_links(folder), _hub(api)
     config = _dataset_config(folder)
     _check_paths(folder)
     files: dict[str, Path | str] = {path.relative_to(folder).as_posix(): path for pattern in _DATASET for path in sorted(folder.glob(pattern))}
@@ -295,7 +297,7 @@ def push(
     api, known = _hub(api), _run_of(self, run)
     card = model_card(repo, known and known.folder, policy=self, datasets=datasets)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = known.path("checkpoints", "final") if known else self.save(Path(temporary, "policy"))
+        folder = check_links(known.path("checkpoints", "final")) if known else self.save(Path(temporary, "policy"))
         files: dict[str, Path | str] = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix in _MODEL_FILES}
         with _laid_out({**files, "README.md": card}, [known.folder] if known else []) as laid_out:
             return _send(api, repo, "model", private, laid_out)

@@ -18,6 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from .files import TextError, json_value, utf8_text
+from .folders import open_plain, write_whole
 from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
@@ -82,12 +84,14 @@ class Record:
     def from_json(cls, text: str) -> Record:
         "The inverse of `to_json`; raises `ValueError` where the line is not a record."
         try:
-            record = cls(**json.loads(text))
+            record = cls(**json_value(text))
             if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in (record.smooth, record.strict)):
-                raise TypeError(f"scores are numbers from 0 to 1, not {record.smooth!r} and {record.strict!r}")
+                raise TypeError(f"scores are numbers from 0 to 1, not {record.smooth!r:.80} and {record.strict!r:.80}")
             return record
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a record: {error}; the line begins {text[:60]!r}") from error
+        except TextError as error:
+            raise ValueError(f"not a record: {error}") from error
+        except TypeError as error:
+            raise ValueError(f"not a record: {error!s:.300}; the line begins {text[:60]!r}") from error
 
 # %% ../nbs/45_records.ipynb #8596363e
 def make_record(
@@ -138,15 +142,15 @@ def read_records(
     path: str | Path,  # JSON lines, as written by `evaluate`
 ) -> list[Record]:
     "Reads records; an unfinished last line is dropped with a warning, any other bad line raises `ValueError` with its number."
-    records, lines = [], Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    records, lines = [], Path(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            records.append(Record.from_json(line))
+            records.append(Record.from_json(utf8_text(line, path, number)))
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: {error}") from error
+                raise error if isinstance(error, TextError) else ValueError(f"{path}, line {number}: {error}") from error
             warnings.warn(f"{path}: the last line is unfinished and will be answered again", stacklevel=2)
     return records
 
@@ -156,12 +160,7 @@ def write_records(
     path: str | Path,  # replaced at once or not at all
 ) -> Path:
     "Writes a whole file of records."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_whole(path, "".join(record.to_json() + "\n" for record in records))
 
 # %% ../nbs/45_records.ipynb #089632a2
 def lock_file(
@@ -182,7 +181,7 @@ def lock_file(
 
 # %% ../nbs/45_records.ipynb #acdd28a2
 class Journal:
-    "A file of records, open to append to. Raises `RuntimeError` when another process writes to it."
+    "A file of records, open to append to. Raises `RuntimeError` when another process writes to it, `OSError` for a link."
 
     def __init__(
         self,
@@ -196,7 +195,7 @@ class Journal:
         "Opens and locks the file; one that another process has replaced meanwhile is opened again."
         there = False
         while not there:
-            self.file = self.path.open("a+b")
+            self.file = open_plain(self.path, "a+b")
             try:
                 if not lock_file(self.file):
                     raise RuntimeError(f"another run is writing to {self.path}; wait for it, or give another path")

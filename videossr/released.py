@@ -22,6 +22,9 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
+from .files import read_json
+from .folders import check_links
+
 # %% auto #0
 __all__ = ['RELEASES', 'SPECIAL_TOKENS', 'CONTROL_TOKENS', 'published_config', 'added_tokens', 'chat_template',
            'release_processor', 'write_release']
@@ -310,7 +313,7 @@ def _write_processor(folder: Path, name: str, thinking: bool, vocabulary: str) -
     files = _tokenizer_files(name, vocabulary)
     first = len(json.loads(files["vocab.json"]))
     files |= {"tokenizer_config.json": _tokenizer_config(name, template, first), "chat_template.json": _json({"chat_template": template}, 4)}
-    folder.mkdir(parents=True, exist_ok=True)
+    check_links(folder).mkdir(parents=True, exist_ok=True)
     for file, text in (files | _pixel_files(name)).items():
         (folder / file).write_text(text, encoding="utf-8")
     return first
@@ -341,7 +344,7 @@ def _published_tensor(name: str, shape: torch.Size, config: dict[str, Any]) -> t
 
 def _random_weights(folder: Path, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     "Weights for the config in a folder: norms 1, all else normal with the config's spread."
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     scale = np.float32(config.get("text_config", config)["initializer_range"])
     with torch.device("meta"):  # names and shapes only
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))

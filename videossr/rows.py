@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .files import named_file
 from .policy import Policy, Prompt, encode_sample, encode_talk
 from .tasks import Sample
 from .video import Clip, fit_size, open_picture, probe, read_clip
@@ -90,7 +91,7 @@ def _clip_of_frames(frames: Any, view: View, fps: float) -> Clip:
 
 
 def see_video(
-    video: str | Path | Clip | Sequence | np.ndarray,  # a file, or frames: a clip, (T, H, W, 3) uint8, or a list of images
+    video: str | Path | Mapping | Clip | Sequence | np.ndarray,  # a file, also as {'path': ...}, or frames: a clip, (T, H, W, 3) uint8, or a list of images
     view: View = View(),
     *,
     start: float | None = None,  # seconds; what is shown of a file begins here
@@ -98,6 +99,7 @@ def see_video(
     fps: float = 2.0,  # of frames that are given without times
 ) -> Clip:
     "What is shown of a video. Raises `VideoError` or `ValueError` that says what is wrong with it."
+    video = named_file(video) if isinstance(video, Mapping) else video
     if isinstance(video, (str, Path)):
         return _clip_of_file(video, view, start, end)
     if start is not None or end is not None:
@@ -222,6 +224,11 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     for name in _SEEN:
         held = row.get(name)
         for file in held if isinstance(held, (list, tuple)) else [held]:
+            if isinstance(file, Mapping) and not (name.startswith("image") and file.get("bytes")):
+                try:
+                    file = named_file(file)
+                except ValueError as error:
+                    return f"column {name!r} holds {error}"
             if isinstance(file, (str, Path)) and not Path(file).is_file():
                 return f"column {name!r}: there is no file {file}"
     return None

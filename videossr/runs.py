@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import sys
 import time
 import typing
@@ -31,10 +30,10 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's whe
 
 # %% auto #0
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
-           'settings_of', 'changed_settings', 'write_whole', 'claim_run', 'release_run', 'on_cpu', 'check_device',
-           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
-           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
-           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'settings_of', 'changed_settings', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'check_data', 'Run',
+           'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy',
+           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room',
+           'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
            'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #3b079251
@@ -45,7 +44,9 @@ from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_g
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
 from .families import MARKERS
+from .files import json_value, read_json, read_json_lines, read_lines
 from .floors import evenly, low_level_replies, mixture_replies
+from .folders import check_links, file_name, open_plain, remove, whole_file, whole_folder, write_whole
 from .grpo import VideoGRPOConfig, VideoGRPOTrainer, _check_settings, warm_start
 from videossr.memory import (
     MemoryPlan, adapted, adapter_layers, available_memory, check_memory, expected_hours, hours_left, launched, memory_plan, model_config, require_optimizer,
@@ -248,20 +249,9 @@ def changed_settings(
     return {name: values for name, values in found.items() if values[0] != values[1]}
 
 # %% ../nbs/53_runs.ipynb #5849d2c7
-def write_whole(
-    path: Path,
-    text: str,
-) -> None:
-    "Writes a file at once or not at all."
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _lines(path: Path) -> list[str]:
     "The finished lines of a file; none where there is no file."
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text.split("\n")[:-1]  # what follows the last line end was not written to its end
+    return [line for _, line in read_lines(path, finished=True)] if path.exists() else []
 
 
 _PARTS = ("samples", "records", "figures", "checkpoints", "tensorboard")  # folders of a run
@@ -273,11 +263,12 @@ _CLAIMS: dict[Path, IO] = {}  # lock files of the runs that this process has tak
 def claim_run(
     folder: str | Path,  # of a run, there already
 ) -> bool:  # False: this process, or one that started it, has it already
-    "Takes a run's folder for this process. Raises `RuntimeError` that names the process that has it."
+    "Takes a run's folder for this process. Raises `RuntimeError` that names the process that has it, `OSError` that names a link which leads out of it."
     path = Path(folder).resolve() / ".lock"
     if path in _CLAIMS:
         return False
-    file = path.open("a+", encoding="utf-8")
+    check_links(folder)
+    file = open_plain(path, "a+", encoding="utf-8")
     if lock_file(file):
         _CLAIMS[path] = file
         file.truncate(0)
@@ -397,10 +388,8 @@ class Run:
         return {name: before[name] for name in ("reward_functions",) if name in before}
 
     def _clear(self) -> dict[str, Any]:
-        for name in (*_PARTS, "wandb"):
-            shutil.rmtree(self.path(name), ignore_errors=True)
-        for path in (self.log_path, self.rollouts_path, self.path("results.json"), self.path("config.json")):
-            path.unlink(missing_ok=True)
+        for name in (*_PARTS, "wandb", self.log_path.name, self.rollouts_path.name, "results.json", "config.json"):
+            remove(self.path(name))
         return {}
 
     @property
@@ -423,24 +412,29 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         "Reads it back; None where there is none."
-        return json.loads(self.path(name).read_text(encoding="utf-8")) if self.path(name).exists() else None
+        return read_json(self.path(name)) if self.path(name).exists() else None
 
     def log_rows(self) -> list[dict[str, Any]]:
-        "The rows of the log; empty before training. A line that a kill cut short is left out."
-        return [json.loads(line) for line in _lines(self.log_path)]
+        "The rows of the log; empty before training. A line that a kill cut short is left out. Raises `ValueError` that names a line without its step and seconds."
+        rows = read_json_lines(self.log_path, finished=True) if self.log_path.exists() else []
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not all(isinstance(row.get(name), (int, float)) for name in ("step", "seconds")):
+                raise ValueError(f"{self.log_path}, line {number} is no row of a log: {row!r:.200}")
+        return rows
 
     def rollout_rows(self) -> list[dict[str, Any]]:
         "The kept groups of rollouts: step, id of the sample, task, type, video, answer, replies, parsed (whether each could be read), rewards, advantages."
-        return [json.loads(line) for line in _lines(self.rollouts_path)]
+        return read_json_lines(self.rollouts_path, finished=True) if self.rollouts_path.exists() else []
 
     def rewind(self, path: Path, step: int) -> None:
         "Drops the lines of a file behind a step, and one that a kill cut short."
         if path.exists():
-            write_whole(path, "".join(f"{line}\n" for line in _lines(path) if json.loads(line)["step"] <= step))
+            write_whole(path, "".join(f"{line}\n" for line in _lines(path) if json_value(line, str(path))["step"] <= step))
 
     def draw(self, name: str, figure: Figure) -> Figure:
         "Keeps a figure as PNG in the run folder and hands it on."
-        figure.savefig(self.path("figures", f"{name}.png"), dpi=110)
+        with whole_file(self.path("figures", f"{file_name(name)}.png")) as partial:
+            figure.savefig(partial, dpi=110, format="png")
         return figure
 
 # %% ../nbs/53_runs.ipynb #2f57d163
@@ -542,14 +536,14 @@ def make_data(
             refusals += left_out
         save_samples(held_out, places[1])
         write_whole(refused, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in refusals))
-    refusals = [json.loads(line) for line in refused.read_text(encoding="utf-8").splitlines()]
-    train = load_samples(places[0])
+    refusals = read_json_lines(refused)
+    train = [*load_samples(places[0])]
     if len(train) < settings.groups:
         raise ValueError(
             f"{len(train)} training samples were made, {len(refusals)} refused: fewer than the {settings.groups} prompts of a step, so there is no step to take. "
             "Raise n_train, lower groups, or give more videos"
         )
-    return train, load_samples(places[1]), refusals
+    return train, [*load_samples(places[1])], refusals
 
 
 def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
@@ -558,15 +552,6 @@ def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
     if tasks and not (mix := mix.only(tasks)).rows:
         raise ValueError(f"the mix {settings.mix} holds none of the tasks {', '.join(tasks)}")
     return Mix(tuple(replace(row, difficulty=settings.difficulty or row.difficulty) for row in mix.rows))
-
-# %% ../nbs/53_runs.ipynb #d4ce16ca
-@contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    "A folder to write into, which gets its name once everything is in it."
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
-    os.replace(partial, folder)
 
 # %% ../nbs/53_runs.ipynb #353558e8
 def about_policy(
@@ -626,7 +611,7 @@ def make_policy(
             prompts = [encode_question(policy, sample, view_of(settings)) for sample in tqdm(train, "encode", disable=not progress)]
             losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
         run.write_json("warm-start.json", losses)
-        with _whole(start) as partial:
+        with whole_folder(start) as partial:
             policy.save(partial)
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
     policy = _loaded(settings, start)
@@ -659,7 +644,7 @@ class RunLog(TrainerCallback):
         row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **_finite(logs)}
         self.rows.append(row)
         row["hours_left"] = round(hours_left(self.rows, state.max_steps), 4)
-        with self.run.log_path.open("a", encoding="utf-8") as file:
+        with open_plain(self.run.log_path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.bar.update(state.global_step - self.bar.n)
         self.bar.set_postfix(reward=f"{logs['reward']:.3f}", left=f"{row['hours_left']:.1f} h", refresh=False)
@@ -691,7 +676,7 @@ class RolloutLog(TrainerCallback):
         groups = self.trainer.rollouts()  # of all processes
         if state.is_world_process_zero:
             lines = [json.dumps({"step": state.global_step, **_rollout(group, self.parse)}) + "\n" for group in groups]
-            with self.run.rollouts_path.open("a", encoding="utf-8") as file:
+            with open_plain(self.run.rollouts_path, "a", encoding="utf-8") as file:
                 file.write("".join(lines))
 
 
@@ -921,7 +906,7 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: Trai
     is_lora = trainer.model is not policy.model and hasattr(trainer.model, "peft_config")
     if alone and is_lora:
         policy = replace(policy, model=trainer.model.merge_and_unload())
-    with _whole(final) if trainer.is_world_process_zero() else contextlib.nullcontext(final.with_name("final.part")) as partial:
+    with whole_folder(final) if trainer.is_world_process_zero() else contextlib.nullcontext(final.with_name("final.part")) as partial:
         if alone:
             policy.save(partial, dtype)
             _dress(partial, settings, dtype)
@@ -1011,7 +996,7 @@ def finish(
     "Writes results.json of a run, which from then on any process may open again."
     players = play_floors(run, train, held_out, progress=False)
     pool, more = run.path("samples", "own.parquet"), {}
-    own = load_samples(pool) if pool.exists() else []
+    own = [*load_samples(pool)] if pool.exists() else []
     if rows := [one for one in held_out if is_own(one)]:
         more["own_floors"] = own_floors(rows, own)
     found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)

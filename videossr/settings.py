@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import psutil
 import yaml
 
+from .files import json_value, read_text
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -75,7 +77,7 @@ def _as(value: Any, kind: Any) -> Any:
             raise ValueError(f"{type(value).__name__} for {kind.__name__}")
         return _adapter(kind).validate_python(os.fspath(value) if isinstance(value, os.PathLike) else value)
     if isinstance(value, str) and (typing.get_origin(kind) or kind) in (list, dict):
-        value = json.loads(value)
+        value = json_value(value)
     found = _adapter(kind).validate_python(value)
     return found.value if isinstance(found, Enum) else found
 
@@ -98,7 +100,7 @@ def read_value(
     for member in sorted(_members(kind), key=lambda member: member is str or type(value) is not member):
         with contextlib.suppress(ValueError):
             return _as(value, member)
-    raise ValueError(f"{name} should be {type_text(kind)}, not {value!r}{_advice(value, kind)}")
+    raise ValueError(f"{name} should be {type_text(kind)}, not {value!r:.200}{_advice(value, kind)}")
 
 # %% ../nbs/04_settings.ipynb #db40500b
 def _near(name: str, known: Iterable[str]) -> str:
@@ -167,10 +169,12 @@ def read_yaml(
     name: str = "the text",  # of the file, for errors
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # name -> value; name -> the text that stands there
     "The lines of a recipe. Raises `ValueError` that names the file where they are none, or where a name stands twice."
+    if len(text) > 1_000_000 or text.count("[") + text.count("{") > 1000:  # PyYAML takes seconds for brackets in brackets
+        raise ValueError(f"{name} is no recipe: it has {len(text):,} characters, or over a thousand brackets")
     try:
         values, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no recipe: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{name} is no recipe: {error!s:.1000}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{name} is no recipe: it should hold lines like 'steps: 100'")
     names = [key.value for key, _ in root.value]
@@ -189,7 +193,7 @@ def _papermill() -> tuple[dict[str, str], dict[str, Any]]:
     from papermill.cli import papermill
 
     given = papermill.make_context("papermill", words[place + 1 :], resilient_parsing=True).params
-    texts = [path.read_text(encoding="utf-8") for path in (Path(parent.cwd(), name) for name in given["parameters_file"] or ()) if path.is_file()]
+    texts = [read_text(path) for path in (Path(parent.cwd(), name) for name in given["parameters_file"] or ()) if path.is_file()]
     written: dict[str, Any] = {}
     for text in [*texts, *(given["parameters_yaml"] or ())]:
         written |= read_yaml(text, "a recipe")[1] if text.strip() else {}
@@ -224,7 +228,7 @@ def read_recipe(
     kinds: Mapping[str, Any],  # name -> type
 ) -> dict[str, Any]:  # name -> value of its type
     "The parameters in a file with lines like `steps: 100`. Raises `OSError`, and `ValueError` that names the file and the parameter."
-    values, written = read_yaml(Path(file).read_text(encoding="utf-8"), str(file))
+    values, written = read_yaml(read_text(file), str(file))
     try:
         return read_named(values, kinds, written)
     except ValueError as error:

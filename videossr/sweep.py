@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from . import runs
 from .data import Mix, MixRow, load_samples
 from .evaluate import read_records
+from .folders import file_name, whole_file, whole_folder
 from .launch import launch, train_run
 from .mixing import ask, is_own
 from .policy import Policy, generate_answers
@@ -47,7 +48,7 @@ class Arm:
     @property
     def folder(self) -> str:
         "Name of its folder beside those of the other arms."
-        return self.name.replace(" ", "-").replace("/", "-")
+        return file_name(self.name)
 
 # %% ../nbs/56_sweep.ipynb #8b16a6f1
 def _joined(mix: Mix) -> str:
@@ -123,15 +124,12 @@ class Sweep:
 # %% ../nbs/56_sweep.ipynb #e3acb66e
 def _copy(source: Path, target: Path) -> None:
     "Copies a file or a folder that exists, whole or not at all."
-    partial = target.with_name(target.name + ".part")
     if source.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
+        with whole_folder(target) as partial:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
     elif source.exists():
-        shutil.copyfile(source, partial)
-    else:
-        return
-    partial.replace(target)
+        with whole_file(target) as partial:
+            shutil.copyfile(source, partial)
 
 
 def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
@@ -143,7 +141,7 @@ def _fill(sweep: Sweep, arm: Arm, seed: int) -> Run:
     done = run.path("samples", "refusals.jsonl")  # written last, and so the sign that the rest is there
     if not done.exists():
         videos = sorted({sample.video for sample in load_samples(base.path("samples", "train.parquet")) if not is_own(sample)})
-        own = load_samples(base.path("samples", "own.parquet")) if settings.data else ()
+        own = [*load_samples(base.path("samples", "own.parquet"))] if settings.data else ()
         runs.make_train(run, settings, arm.mix, videos, seed, progress=False, own=own)
         for parts in (("samples", "held_out.parquet"), ("checkpoints", "start"), ("warm-start.json",), ("records", "before.jsonl")):
             if not run.path(*parts).exists():

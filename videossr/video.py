@@ -41,7 +41,7 @@ class _Measures:
 
     def __repr__(self) -> str:
         return (f"Clip({len(self)} frames of {self.width}x{self.height}, {self.times[0]:.2f} to {self.times[-1]:.2f} s"
-                + (f", {os.path.basename(self.source)}" if self.source else "") + ")")
+                + (_one_line(f", {os.path.basename(self.source)}") if self.source else "") + ")")
     def _repr_html_(self) -> str: return _strip_html(self)
 
 # %% ../nbs/00_video.ipynb #83829744
@@ -129,6 +129,10 @@ def _near(wanted: float, most: int) -> set[int]:
     return {min(max(1, number), most) for number in (math.floor(wanted), math.ceil(wanted), most)}
 
 # %% ../nbs/00_video.ipynb #93066e44
+def _one_line(text: str) -> str:
+    "Text whose control characters, which could steer a terminal, are written out."
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: f"\\x{ord(sign[0]):02x}", text)
+
 class VideoError(ValueError):
     "A video that cannot be read. The message names the file and the cause; so do `path` and `cause`."
     def __init__(self,
@@ -136,7 +140,7 @@ class VideoError(ValueError):
         cause: str,              # what is wrong with it, in words
     ):
         self.path, self.cause = os.fsdecode(path), str(cause)
-        super().__init__(f"{self.path}: {self.cause}")
+        super().__init__(_one_line(f"{self.path}: {self.cause}"))
     def __reduce__(self): return type(self), (self.path, self.cause)
 
 @dataclass(frozen=True)
@@ -416,8 +420,8 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
     shift, last, back = 0.0, None, max(1.0, _AHEAD*step)
     with _open(index.info.path) as box:
         stream = _stream(box, index.info.path)
-        # Theora's decoder gives other pixels now and then when several threads share its frames
-        stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3") else _threads()
+        # these give other pixels now and then when several threads share their frames: Theora's always, VP8's of a damaged file
+        stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3", "vp8") else _threads()
         unit = float(stream.time_base or 0)
         for number, (frame, sound) in enumerate(_all_frames(box, stream, needed)):
             ticks = frame.dts if frame.pts is None else frame.pts
@@ -511,9 +515,10 @@ def _needed(index: _Index, chosen: np.ndarray) -> np.ndarray:
     return needed
 
 def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
-    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones."
-    chosen = _on_screen(index.starts, instants)
+    "Frames and times by PyAV from the needed sections alone; None unless they are the promised ones, and FFmpeg had nothing to complain of."
+    chosen, before = _on_screen(index.starts, instants), _log_size()
     frames, times, _ = _pick(index, instants, height, width, _needed(index, chosen))
+    if _log_size() > before: return None # a damaged picture is patched from those before it, which are others here
     if len(times) != len(chosen) or np.abs(np.array(times) - index.starts[chosen]).max() > _SLACK/10: return None
     return np.stack(frames), np.array(times)
 
@@ -638,6 +643,10 @@ def _serve() -> None:
     threading.Thread(target=listen, daemon=True).start()
     for slow in ("av", "decord", "PIL.Image"): # to load: before the first time limit runs
         with contextlib.suppress(ImportError, OSError): importlib.import_module(slow)
+    with contextlib.suppress(ImportError): # FFmpeg's complaints go to stderr, as decord's do
+        import av
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.restore_default_callback()
     _send(out, {"ready": True})
     while True: _send(out, *_answer(json.loads(requests.get())))
 

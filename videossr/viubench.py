@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,8 @@ from tqdm.auto import tqdm
 
 from .backends import Budget
 from .data import find_groups, find_videos, known_groups
+from .files import json_value, read_json, read_json_lines, read_lines, read_text, shown_name
+from .folders import write_whole
 from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
@@ -143,7 +144,7 @@ def _ring(videos: Iterable[str | Path], seed: int) -> tuple[list[str], list[dict
             if first != path:
                 refusals.append({"video": path, "key": "", "reason": "same file", "detail": f"as {first}"})
         except VideoError as error:
-            refusals.append({"video": path, "key": "", "reason": "unreadable video", "detail": error.cause})
+            refusals.append({"video": shown_name(path), "key": "", "reason": "unreadable video", "detail": error.cause})
     return [by_key[key] for key in sorted(by_key, key=lambda key: sample_rng(seed, "viubench", key).random())], refusals
 
 
@@ -263,13 +264,8 @@ def save_viubench(
     path: str | Path,  # JSON lines; replaced at once or not at all
 ) -> Path:
     "Writes the questions with their version."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     head = {"viubench": bench.version, "questions": len(bench)}
-    partial.write_text("\n".join([json.dumps(head), *(sample.to_json() for sample in bench)]) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_whole(path, "\n".join([json.dumps(head), *(sample.to_json() for sample in bench)]) + "\n")
 
 
 def load_viubench(
@@ -278,13 +274,13 @@ def load_viubench(
     types: Types = VIUBENCH,  # that it was built with
 ) -> VIUBench:
     "Reads the questions back; raises `ValueError` that names the file and the line that is wrong."
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = list(read_lines(path))
     try:
-        version = json.loads(lines[0])["viubench"]
+        version = json_value(lines[0][1])["viubench"]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} holds no VIUBench: its first line does not say which version it is") from error
     samples = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines[1:]:
         try:
             sample = Sample.from_json(line)
             if root is not None:
@@ -331,7 +327,7 @@ def _row_videos(row: Mapping[str, Any], root: Path, max_pixels: int | None, outs
         if isinstance(listed, str):  # a folder of pictures
             listed = sorted(str(path) for path in (root / listed).glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
             if not listed:
-                raise ValueError(f"no pictures in {root / about['video']}")
+                raise ValueError(f"no pictures in {shown_name(root / about['video'])}")
         frames.append([str(root / str(path).removeprefix("file://")) for path in listed])
         rates.append(float(about.get("sample_fps") or (row.get("extra_info") or {}).get("sampling_fps") or 1.0))
     return {"read": read, "frames": frames, "fps": rates}
@@ -368,13 +364,12 @@ def read_viubench(
 
         rows = pq.read_table(path).to_pylist()
     else:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = read_json(path) if read_text(path).lstrip().startswith("[") else read_json_lines(path)
     samples = []
     for number, row in enumerate(rows):
         try:
             samples.append(_row_sample(row, number, Path(root), key, max_pixels, outside))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}, row {number}: {type(error).__name__}: {error}") from error
     return VIUBench(tuple(samples))
 

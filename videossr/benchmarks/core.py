@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ import pyarrow.parquet as pq
 from ..answers import _NO_ENDS, _WRONG, LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
+from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
+from ..folders import check_links
 from ..records import Record, metric_interval, sample_id
 from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, temporal_iou
 from ..tables import markdown_text
@@ -339,13 +342,23 @@ class Source:
     help: str  # where the files come from and how they lie, for error messages
     notes: list[Note] = field(default_factory=list)
 
+    def below(
+        self,
+        name: str,  # file name or pattern
+    ) -> list[Path]:  # sorted; none where there is none
+        "The files of a name anywhere below the folder, in linked folders too."
+        return [path for path in walk_files(self.root) if path.match(name)]
+
     def find(
         self,
         *names: str,  # file names or patterns such as "json/*.json", in order of preference
     ) -> list[Path]:
         "The files of the first name that there is, at its place or anywhere below. Raises `FileNotFoundError` with what to get."
-        for pattern in (*names, *(f"**/{name}" for name in names)):
-            if found := sorted(path for path in self.root.glob(pattern) if path.is_file()):
+        for name in names:
+            if found := sorted(path for path in self.root.glob(name) if path.is_file()):
+                return found
+        for name in names:
+            if found := self.below(name):
                 return found
         raise FileNotFoundError(f"no {' and no '.join(names)} in {self.root}. {self.help}")
 
@@ -357,10 +370,7 @@ class Source:
         try:
             if path.suffix == ".parquet":
                 return pq.read_table(path).to_pylist()
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if path.suffix == ".jsonl":
-                return [json.loads(line) for line in text.splitlines() if line.strip()]
-            return json.loads(text)
+            return (read_json_lines if path.suffix == ".jsonl" else read_json)(path, lenient=True)
         except (ValueError, OSError) as error:
             raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {error}. Download it again. {self.help}") from error
 
@@ -375,6 +385,8 @@ class Source:
             try:
                 item = make(number, row)
                 _check_item(item)
+                if "\ufffd" in item.question:
+                    self.notes.append(Note("known defect", f"{path.name}, row {number}", "a character of the question is lost; asked as it is"))
                 yield item
             except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
                 why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
@@ -480,22 +492,28 @@ def find_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #7007e603
-_SUFFIXES = ("", ".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+def _containers(folder: Path, listings: dict[Path, dict[str, str]]) -> dict[str, str]:
+    "Name without suffix -> name, of the videos in a folder, which is listed once; of several containers the first of `VIDEO_SUFFIXES`."
+    if folder not in listings:
+        names = sorted(filter(is_video, os.listdir(folder))) if folder.is_dir() else []
+        by_suffix = sorted(names, key=lambda name: VIDEO_SUFFIXES.index(Path(name).suffix.lower()), reverse=True)
+        listings[folder] = {name.rpartition(".")[0]: name for name in by_suffix}
+    return listings[folder]
 
 
-def _locate(root: Path, folders: Sequence[str], name: str) -> Path | None:
-    "A video's path, whatever its container; None where it is missing."
+def _locate(root: Path, folders: Sequence[str], name: str, listings: dict[Path, dict[str, str]]) -> Path | None:
+    "A video's path, whatever its container and the case of its suffix; None where it is missing."
     plain = name.replace("\\", "/")
     stems = [plain] if "." not in PurePosixPath(plain).name[-5:] else [plain, plain.rpartition(".")[0]]
     for folder in folders:
-        for stem in stems:
-            for suffix in _SUFFIXES:
-                path = root / folder / f"{stem}{suffix}"
-                if path.is_file() or (not suffix and path.is_dir()):
-                    return path
+        for path in (root / folder / stem for stem in stems):
+            if path.is_file() or path.is_dir():
+                return path
+            if found := _containers(path.parent, listings).get(path.name):
+                return path.with_name(found)
     return None
 
-
+# %% ../../nbs/55_benchmarks/00_core.ipynb #4ef8fa40
 def _spread(units: Sequence[Any], n: int) -> list[Any]:
     "n of the units in their order, all over the sequence; a larger n keeps what a smaller one has."
     if not 0 < n < len(units):
@@ -625,12 +643,16 @@ def load_benchmark(
     source = Source(root, _settings_of(benchmark, settings), benchmark.help)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}. {benchmark.help}")
-    items = tuple(_without_twins(benchmark.read(source), source.notes))
+    try:
+        items = tuple(_without_twins(benchmark.read(source), source.notes))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"the files in {root} are not as published ({type(error).__name__}: {error!s:.200}). {benchmark.help}") from error
     if not items:
         reasons = "; ".join(f"{note.where}: {note.detail}" for note in source.notes[:3])
         raise ValueError(f"no readable item in {root} ({reasons}). {benchmark.help}")
     names = dict.fromkeys(name for item in items for name in item.videos)
-    paths = {name: _locate(root, benchmark.folders, name) for name in names}
+    listings: dict[Path, dict[str, str]] = {}
+    paths = {name: _locate(root, benchmark.folders, name, listings) for name in names}
     return Questions(benchmark, items, root, source.settings, tuple(source.notes), paths).first(limit)
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #1dcbe510
@@ -654,7 +676,7 @@ def make_example(
 ) -> Path:  # the folder
     "Writes a small made-up benchmark of the official shape, with small painted videos."
     benchmark, folder = name if isinstance(name, Benchmark) else find_benchmark(name), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_links(folder).mkdir(parents=True, exist_ok=True)
     painted = demo_videos(4, progress=False)
 
     def video(path: str) -> None:

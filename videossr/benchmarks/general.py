@@ -5,6 +5,8 @@
 # %% ../../nbs/55_benchmarks/01_general.ipynb #e4c4c0e6
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,9 +30,9 @@ from videossr.benchmarks.core import (
     paper_choice,
     register_benchmark,
     with_options,
-
     write_rows,
 )
+from ..files import read_text
 
 # %% auto #0
 __all__ = ['MVBENCH_FOLDERS', 'mvbench', 'tempcompass', 'AOT_FILES', 'aotbench', 'vinoground', 'first_word', 'holds_letter',
@@ -57,7 +59,7 @@ MVBENCH_FOLDERS: dict[str, tuple[str, str]] = {  # task -> folder on the main br
 
 def _mvbench_rows(source: Source) -> Iterator[tuple[Path, str, list[dict[str, Any]]]]:
     "File, task and rows."
-    files = {task: next(iter(sorted(source.root.glob(f"**/{task}.json"))), None) for task in sorted(MVBENCH_FOLDERS)}
+    files = {task: next(iter(source.below(f"{task}.json")), None) for task in sorted(MVBENCH_FOLDERS)}
     if any(files.values()):
         yield from ((path, task, source.rows(path)) for task, path in files.items() if path)
         return
@@ -277,13 +279,10 @@ aotbench = register_benchmark(Benchmark(
 # %% ../../nbs/55_benchmarks/01_general.ipynb #cfb0c191
 def _vinoground_categories(source: Source) -> dict[str, dict[str, tuple[str, ...]]]:
     "Pair -> its categories, where the table of categories is there."
-    path = next(iter(sorted(source.root.glob("**/vinoground.csv"))), None)
+    path = next(iter(source.below("vinoground.csv")), None)
     if path is None:
         return {}
-    import csv
-
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) >= 3]
+    rows = [row for row in csv.reader(io.StringIO(read_text(path, lenient=True), newline="")) if len(row) >= 3]
     return {row[0]: {"major": (row[1],), "minor": tuple(filter(None, row[2].split(";")))} for row in rows}
 
 

@@ -28,6 +28,7 @@ from videossr.benchmarks.core import (
     paper_grounding,
     register_benchmark,
 )
+from ..files import read_text
 from ..rewards import answer_of, parse_interval
 
 # %% auto #0
@@ -240,7 +241,7 @@ register_benchmark(
 def _read_charades(source: Source) -> Iterator[Item]:
     "The text file, a JSON file of the common shape, or lmms-eval's rows."
     path = source.find("charades_sta_test.txt", "charades_test.json", "test-*.parquet")[0]
-    known = next(iter(sorted(source.root.glob("**/charades.json"))), None)
+    known = next(iter(source.below("charades.json")), None)
     durations = {video: entry.get("duration") for video, entry in source.rows(known).items()} if known else {}
 
     def make(number: int, row: Any) -> Item:
@@ -258,7 +259,7 @@ def _read_charades(source: Source) -> Iterator[Item]:
         return Item(own, (f"{video}.mp4",), sentence.strip(), ((float(start), float(end)),), duration=durations.get(video))
 
     if path.suffix == ".txt":
-        rows = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+        rows = read_text(path, lenient=True).rstrip("\r\n").split("\n")
     else:
         rows = _moments(source, path) if path.suffix == ".json" else source.rows(path)
     yield from source.items(path, rows, make)

@@ -5,7 +5,6 @@
 # %% ../../nbs/55_benchmarks/02_long.ipynb #e0c423f7
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from videossr.benchmarks.core import (
     with_options,
     write_rows,
 )
+from ..files import json_value
 
 # %% auto #0
 __all__ = ['videomme', 'lvbench', 'longvideobench', 'cgbench', 'letter_suffix', 'bracketed_letter', 'read_cgbench']
@@ -189,7 +189,7 @@ def read_cgbench(
     fenced = re.search(r"```(?:json)?\s*(\{.*?\})\s*```", reply, re.DOTALL)
     if fenced:
         try:
-            return str(json.loads(fenced[1])["result"]).strip()
+            return str(json_value(fenced[1], lenient=True)["result"]).strip()
         except (ValueError, KeyError, TypeError):
             pass
     letters = re.findall(r"\b([A-H])\b", reply)

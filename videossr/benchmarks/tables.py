@@ -16,6 +16,7 @@ from ..backends import Backend, Budget
 from . import general, grounding, long, reasoning  # registers them  # noqa: F401
 from .core import BENCHMARKS, DOMAINS, Graded, Questions, benchmark_card, blind_scores, find_benchmark, load_benchmark, make_example, score_benchmark
 from ..evaluate import evaluate
+from ..folders import check_links, file_name, write_whole
 from ..policy import Policy
 from ..records import few_mark, few_note
 from ..show import PALETTE, Picture
@@ -94,7 +95,7 @@ def ask_benchmark(
     **more: Any,  # further arguments of `evaluate`
 ) -> dict[str, Any]:  # scores, with name and frames
     "Asks one benchmark with one budget, goes on where an earlier run stopped, and scores."
-    path = Path(folder) / "records" / f"{questions.benchmark.name}-{budget.frames}.jsonl"
+    path = Path(folder) / "records" / f"{file_name(questions.benchmark.name)}-{budget.frames}.jsonl"
     records = evaluate(policy, questions.samples(budget, prompt), path, name=name, grade=Graded(questions), **more)
     return score_benchmark(questions, records)
 
@@ -113,7 +114,7 @@ def evaluate_benchmarks(
     **more: Any,  # further arguments of `evaluate`
 ) -> dict[str, Any]:  # benchmark -> title, domain, card, blind, frames -> scores
     "Asks benchmarks one after the other and writes benchmarks.json after each; what cannot be loaded is told before anything is asked."
-    folder, found = Path(folder), {}
+    folder, found = check_links(folder), {}
     places = {bench: Path(data_dir) / bench if data_dir else make_example(bench, folder / "examples" / bench) for bench in benchmark_names(names)}
     loaded = {bench: load_benchmark(bench, place, limit=limit, **_settings_for(bench, settings or {})) for bench, place in places.items()}
     for bench, questions in loaded.items():
@@ -121,7 +122,7 @@ def evaluate_benchmarks(
         line = {"title": about.title, "domain": about.domain, "card": benchmark_card(questions), "blind": blind_scores(questions), "made_up": not data_dir}
         budgets = [public_budget(count, max_pixels) for count in frames]
         found[bench] = {**line, "frames": {str(budget.frames): ask_benchmark(policy, questions, folder, name=name, budget=budget, **more) for budget in budgets}}
-        (folder / "benchmarks.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(folder / "benchmarks.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #ec8d38ea

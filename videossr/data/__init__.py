@@ -7,7 +7,6 @@ from videossr.data.groups import Twin, find_groups, find_twins
 from videossr.data.load import FrameCache, Rendered, Samples, load_samples, sample_of_verl, use_frame_cache
 from videossr.data.mix import (
     MIXES,
-    VIDEO_SUFFIXES,
     Mix,
     MixRow,
     build_samples,
@@ -25,6 +24,7 @@ from videossr.data.mix import (
     to_trl_dataset,
 )
 from videossr.data.sources import load_rows, split_rows
+from videossr.files import VIDEO_SUFFIXES
 
 __all__ = [
     "MIXES",

@@ -34,6 +34,8 @@ from tqdm.auto import tqdm
 
 from .groups import find_groups
 from .mix import Mix, MixRow, find_videos, get_mix, known_groups, listed_groups, save_samples, shuffled_keys, split_keys, sweep, write_table
+from ..files import read_json, scratch_file, shown_name
+from ..folders import check_links, file_name, open_plain, write_whole
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
@@ -135,7 +137,7 @@ def make_plan(
     seed, below = settings.get("seed", 0), {path: os.path.relpath(path, root).replace(os.sep, "/") for path in paths}
     parts = split_keys(first, held_out, seed, group_of) if len(n) > 1 else (shuffled_keys(first, seed),)
     ring = {split: [(key, below[first[key]]) for key in part] for split, part in zip(n, parts, strict=True)}
-    broken = tuple((below[path], key.cause) for path, key in known if not isinstance(key, str))
+    broken = tuple((shown_name(below[path]), key.cause) for path, key in known if not isinstance(key, str))
     twice = tuple((below[path], key) for path, key in copies)
     plan = Plan(get_mix(mix), dict(n), ring, root, unreadable=broken, copies=twice, groups=group_of, near_duplicates=near_duplicates, **settings)
     plan.mix.check()
@@ -212,20 +214,12 @@ class Verdicts:
     def get(self, key: str) -> dict[str, str] | None:
         "Reason and detail, or None for a video with nothing against it."
         path = self.folder / f"{key}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def put(self, key: str, reason: str, detail: str) -> None:
         "Writes a verdict; the first one stands."
         if self.get(key) is None:
-            _write_text(self.folder / f"{key}.json", json.dumps({"reason": reason, "detail": detail}))
-
-
-def _write_text(path: Path, text: str) -> None:
-    "At once or not at all."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+            write_whole(self.folder / f"{key}.json", json.dumps({"reason": reason, "detail": detail}))
 
 # %% ../../nbs/30_data/01_build.ipynb #496b3925
 @dataclass
@@ -343,7 +337,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     rows += [{"split": cause, "key": None, "video": path, "group": None} for path, cause in plan.unreadable]
     rows += [{"split": None, "key": key, "video": path, "group": None} for path, key in plan.copies]
     if (folder / "config.json").exists():
-        old = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        old = read_json(folder / "config.json")
         differs = [name for name in _DECIDES if old.get(name) != config[name]]
         if not differs and sorted(pq.read_table(folder / "videos.parquet").to_pylist(), key=str) != sorted(rows, key=str):
             differs = ["videos"]
@@ -357,20 +351,30 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
         raise ValueError(f"{folder} is not empty and holds no dataset; choose a new folder")
     else:
         write_table(rows, _VIDEOS, folder / "videos.parquet")
-    _write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    write_whole(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 # %% ../../nbs/30_data/01_build.ipynb #6276de2d
 def load_plan(folder: str | Path) -> Plan:
-    "The plan of a dataset. Raises `FileNotFoundError` for a folder without one."
+    "The plan of a dataset. Raises `FileNotFoundError` for a folder without one, `ValueError` for one that is no plan or whose names lead out of it."
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"no dataset in {folder}: it has no config.json")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        return _plan_of(folder, read_json(folder / "config.json"))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is no plan of a dataset ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _plan_of(folder: Path, config: dict[str, Any]) -> Plan:
+    if odd := [split for split in config["n"] if file_name(split) != split]:
+        raise ValueError(f"{folder / 'config.json'} calls a split {odd[0]!r}, which is no name of a file: letters, digits, . _ and - are")
     videos: dict[str, list[tuple[str, str]]] = {split: [] for split in config["n"]}
     unreadable, copies, groups = [], [], {}
     for row in pq.read_table(folder / "videos.parquet").to_pylist():
         if row["key"] is None:
             unreadable.append((row["video"], row["split"]))
+        elif file_name(row["key"]) != row["key"]:
+            raise ValueError(f"{folder / 'videos.parquet'} has the key {row['key']!r}, which is no fingerprint")
         elif row["split"] is None:
             copies.append((row["video"], row["key"]))
         else:
@@ -449,7 +453,7 @@ class _Builder:
         events: queue.Queue,  # gets (self, event); None as event when the process is gone
     ):
         command, environment = python_process("from videossr.data.build import _serve; _serve(*sys.argv[1:])", str(folder), json.dumps([*imports]))
-        self.log = tempfile.TemporaryFile("a+b")
+        self.log = scratch_file()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         self.shard: tuple[str, int] | None = None
         self.video, self.since, self.hung = "", time.monotonic(), False
@@ -587,7 +591,7 @@ def _progress(events: Iterator[dict[str, Any]], plan: Plan, todo: list[tuple[str
     at, done = Counter(), Counter({"samples": sum(sizes.values()) - sum(sizes[shard] for shard in todo)})
     (folder / "build").mkdir(parents=True, exist_ok=True)
     with tqdm(total=total, initial=done["samples"], desc="samples", unit="", disable=not show, smoothing=0.02) as bar, \
-            open(folder / "build" / "log.jsonl", "a", encoding="utf-8") as log:
+            open_plain(folder / "build" / "log.jsonl", "a", encoding="utf-8") as log:
         for event in events:
             if "sample" in event:
                 at[tuple(event["sample"])] += 1
@@ -638,7 +642,7 @@ def _merge_refusals(plan: Plan, folder: Path) -> Counter:
             details.setdefault(key, row["detail"])
     rows = [{**dict(zip(names, key, strict=True)), "times": found[key], "detail": details[key]} for key in sorted(found)]
     text = pd.DataFrame(rows, columns=[*names, "times", "detail"]).to_csv(index=False, lineterminator="\n")
-    _write_text(folder / "refusals.csv", text)
+    write_whole(folder / "refusals.csv", text)
     reasons: Counter = Counter()
     for _, _, task, type, reason in found:
         reasons[f"{' '.join(filter(None, (task, type)))}, {reason}".removeprefix(", ")] += 1
@@ -667,7 +671,7 @@ def finish_dataset(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder} lacks {len(missing)} shards, the first {missing[0]}; run build_dataset again to make them")
     reasons = _merge_refusals(plan, folder)
     summary = {**_summary_of(plan, folder), "refused videos": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))}
-    _write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 # %% ../../nbs/30_data/01_build.ipynb #08306c0b
@@ -692,7 +696,7 @@ def build_dataset(
     card: bool = True,  # write README.md with filmstrips at the end
     progress: bool = True,  # a bar with rate, refusals and time left
 ) -> Built:
-    "Builds a dataset, or finishes it. Raises `ValueError` where the folder holds another one or nothing at all can be made."
+    "Builds a dataset, or finishes it. Raises `ValueError` where the folder holds another one or nothing at all can be made, `OSError` for a link in it that leads out."
     begin, folder = time.perf_counter(), Path(folder)
     numbers = {"train": n} | ({"validation": max(1, round(n * held_out)) if n_validation is None else n_validation} if held_out else {})
     if min(numbers.values()) < 1 or shard_size < 1 or tries < 1:
@@ -700,7 +704,7 @@ def build_dataset(
     for name in imports:
         importlib.import_module(name)
     plan = make_plan(videos, mix, numbers, held_out, progress, groups, near_duplicates, seed=seed, shard_size=shard_size, tries=tries, one_task=one_task)
-    save_plan(plan, folder)
+    save_plan(plan, check_links(folder))
     sweep(folder)
     todo = missing_shards(plan, folder)
     if todo:

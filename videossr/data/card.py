@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from matplotlib.figure import Figure
 
 from .build import Plan, load_plan
 from .load import load_samples
+from ..files import read_json
 from ..floors import low_level_floor
+from ..folders import check_links, file_name, write_whole
 from ..rewards import REWARDS, blind_floor
 from ..show import Picture, color_of, show_sample
-from ..tables import Markup, text_table
+from ..tables import Markup, markdown_text, text_table
 from ..tasks import Sample, render
 
 # %% auto #0
@@ -104,9 +105,7 @@ def save_picture(
 ) -> Path:
     "Writes a picture as a PNG of few colours, which is small and the same each time."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(base64.b64decode(figure._repr_mimebundle_()["image/png"]))
-    return path
+    return write_whole(path, base64.b64decode(figure._repr_mimebundle_()["image/png"]))
 
 # %% ../../nbs/30_data/04_card.ipynb #bc11be8d
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -192,11 +191,11 @@ clips = render(samples[0])
 
 def _strips(folder: Path, census: Census, root: str) -> str:
     "Draws one sample of each kind; returns the Markdown that shows them."
-    lines = []
+    lines, names = [], ["answers"]
     for (task, type), sample in sorted(census.first.items()):
-        name = f"figures/{task}-{type}.png"
-        save_picture(show_sample(sample, render(sample)), folder / name)
-        lines.append(f"![{task}, {type}: {sample.answer}]({name})\n")
+        names.append(file_name(f"{task}-{type}", names))
+        save_picture(show_sample(sample, render(sample)), folder / "figures" / f"{names[-1]}.png")
+        lines.append(f"![{markdown_text(f'{task}, {type}: {sample.answer}')}](figures/{names[-1]}.png)\n")
     return "\n".join(lines)
 
 # %% ../../nbs/30_data/04_card.ipynb #2ec6ed89
@@ -204,9 +203,9 @@ def write_card(
     folder: str | Path,  # a finished dataset
     strips: bool = True,  # a filmstrip of each kind of sample, which needs the videos
 ) -> Path:
-    "Writes README.md and its figures. Raises `ValueError` for a dataset without samples, `FileNotFoundError` for a folder without one."
-    folder, plan = Path(folder), load_plan(folder)
-    config, summary = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "summary.json"))
+    "Writes README.md and its figures. Raises `ValueError` for a dataset without samples, `FileNotFoundError` for a folder without one, `OSError` for a link that leads out."
+    folder, plan = check_links(folder), load_plan(folder)
+    config, summary = (read_json(folder / name) for name in ("config.json", "summary.json"))
     censuses = {split: take_census(load_samples(folder, split)) for split in plan.n if summary["splits"][split]["made"]}
     if not censuses:
         raise ValueError(f"{folder} holds no samples to describe")
@@ -226,6 +225,4 @@ def write_card(
         "## How it was made\n", f"Seed {plan.seed}, {plan.shard_size} samples a shard, at most {plan.tries} videos tried for a sample, "
         f"{'one task a video' if plan.one_task else 'all tasks on all videos'}. Versions: {versions}. The same videos and settings give the same bytes.\n",
     ]  # fmt: skip
-    partial = folder / f".README.md.{os.getpid()}.part"
-    partial.write_text("\n".join(parts), encoding="utf-8")
-    return partial.replace(folder / "README.md")
+    return write_whole(folder / "README.md", "\n".join(parts))

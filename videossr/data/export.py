@@ -26,6 +26,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .mix import write_table
+from ..files import read_json
+from ..folders import check_links, whole_file, write_whole
 from ..tasks import Sample, render
 from ..video import Clip, need_av
 
@@ -116,7 +118,7 @@ class FrameFiles:
 
     def write(self, clip: Clip, name: str) -> list[str]:
         "Absolute paths of the clip's frames."
-        folder = (self.folder / name).resolve()
+        folder = self.folder.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{number:03d}.jpg" for number in range(len(clip))]
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -135,7 +137,7 @@ class FrameFiles:
                 return
             except OSError:
                 pass  # the file system cannot link, or no more to this file: write it again
-        path.write_bytes(jpeg(frame, self.quality))
+        write_whole(path, jpeg(frame, self.quality))
         self.known[digest] = path
 
 # %% ../../nbs/30_data/03_export.ipynb #8e7820f8
@@ -160,17 +162,15 @@ class VideoFiles:
         need_av()
         import av
 
-        path = (self.folder / f"{name}.mp4").resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-        with av.open(str(partial), "w") as box:
+        path = self.folder.resolve() / f"{name}.mp4"
+        with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as box:
             stream = box.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(10_000))
             stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
             stream.options = {"qp": str(self.quantiser), "g": "1", "preset": "veryfast", "threads": "1", "x264-params": "chromaloc=1"}  # see `write_mp4`
             for frame in clip.frames:
                 box.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             box.mux(stream.encode())
-        return str(partial.replace(path))
+        return str(path)
 
 # %% ../../nbs/30_data/03_export.ipynb #ef85628a
 def _content(sample: Sample, n_clips: int) -> str:
@@ -184,18 +184,18 @@ def _messages(sample: Sample, n_clips: int, system: str) -> list[dict[str, str]]
 
 # %% ../../nbs/30_data/03_export.ipynb #849e7757
 def _start(folder: str | Path, settings: dict[str, Any]) -> Path:
-    "The export's folder with its settings. Raises `ValueError` where another export is."
-    folder = Path(folder)
+    "The export's folder with its settings. Raises `ValueError` where another export is, `OSError` for a link that leads out."
+    folder = check_links(folder)
     note = folder / "export.json"
     if note.exists():
-        old = json.loads(note.read_text(encoding="utf-8"))
+        old = read_json(note)
         if old != settings:
             differ = [name for name in settings if old.get(name) != settings[name]]
             raise ValueError(f"{folder} holds another export: {', '.join(differ)} differ; choose another folder")
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no export; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_whole(note, json.dumps(settings, indent=1) + "\n")
     return folder
 
 # %% ../../nbs/30_data/03_export.ipynb #6a028b06
@@ -289,11 +289,11 @@ def export_verl(
     folder = _start(Path(folder) / split, settings)
     files = FrameFiles(folder / "frames", quality)
     paths = [folder / f"{split}-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
-    (folder.parent / "reward.py").write_text(_REWARD, encoding="utf-8")
+    write_whole(folder.parent / "reward.py", _REWARD)
     row_of = lambda sample, number: _verl_row(sample, number, files, split, system, multiple)
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_table(rows, _VERL, path)
-    (folder / "sides.json").write_text(json.dumps(frame_sides(paths), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "sides.json", json.dumps(frame_sides(paths), indent=1) + "\n")
     return paths
 
 # %% ../../nbs/30_data/03_export.ipynb #a4382a85
@@ -322,9 +322,7 @@ def export_swift(
 
     paths = [folder / f"{split}-{shard:05d}.jsonl" for shard in range(-(-len(samples) // shard_size))]
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return paths
 
 # %% ../../nbs/30_data/03_export.ipynb #95839ca2
@@ -368,7 +366,7 @@ def export_easyr1(
     # EasyR1 guesses the format from a folder's first file and asks for the split "train", which datasets would read off the files' names
     (folder / "rows").mkdir(exist_ok=True)
     paths = [folder / "rows" / f"part-{shard:05d}.parquet" for shard in range(-(-len(samples) // shard_size))]
-    (top / "reward.py").write_text(_EASYR1_REWARD, encoding="utf-8")
+    write_whole(top / "reward.py", _EASYR1_REWARD)
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_table(rows, _EASYR1, path)
     return paths

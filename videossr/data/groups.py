@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..demo import cache_dir
+from ..folders import cache_dir, whole_file
 from ..tasks.core import video_key
 from ..video import VideoError, probe, read_clip
 
@@ -77,12 +77,9 @@ def _hash_video(path: str) -> Hashes:
 
 def _keep(hashes: Hashes, place: Path) -> None:
     "Writes hashes at once or not at all."
-    partial = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with whole_file(place) as partial, partial.open("wb") as file:
             np.save(file, np.column_stack([hashes.bits, hashes.clear.astype(np.uint8)]))
-        os.replace(partial, place)
     except OSError as error:
         warnings.warn(f"hashes cannot be kept in {place.parent}, so videos will be hashed again: {error}", stacklevel=3)
 

@@ -23,7 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .mix import _columns_of, _sample_of, read_samples, sweep
+from .mix import _columns_of, _sample_of, sweep
+from ..files import read_json, walk_files, writing_to
+from ..folders import private_folder, whole_file
 from ..tasks import Sample, core, render
 from ..tasks.core import check_inside, files_of, row_reading, video_key
 from ..video import Clip, read_clip
@@ -55,14 +57,25 @@ class ShardRows:
         number = bisect_right(self.ends, index)
         return number, index - (self.ends[number - 1] if number else 0)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number, row = self.where(index)
+    def _table(self, number: int) -> pa.Table:
         if number not in self.tables:
             self.tables[number] = pq.read_table(self.files[number], columns=self.columns)
             while len(self.tables) > self.keep:
                 self.tables.popitem(last=False)
         self.tables.move_to_end(number)
-        return self.tables[number].slice(row, 1).to_pylist()[0]
+        return self.tables[number]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, row = self.where(index)
+        return self._table(number).slice(row, 1).to_pylist()[0]
+
+    def span(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        "The rows from `start` to `stop`, in pieces: one at a time takes twice as long."
+        while start < stop:
+            number, row = self.where(start)
+            piece = min(1000, stop - start, self.ends[number] - start)
+            yield from self._table(number).slice(row, piece).to_pylist()
+            start += piece
 
     def place(self, index: int) -> str:
         "File and row in words, for errors."
@@ -99,9 +112,15 @@ class Samples(Sequence[Sample]):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
+        return self.convert(self.rows[number + self.start], self._place(number))
+
+    def _place(self, number: int) -> str:
         number += self.start
-        place = self.rows.place(number) if hasattr(self.rows, "place") else f"row {number}"
-        return self.convert(self.rows[number], place)
+        return self.rows.place(number) if hasattr(self.rows, "place") else f"row {number}"
+
+    def __iter__(self) -> Iterator[Sample]:
+        rows = self.rows.span(self.start, self.stop) if hasattr(self.rows, "span") else (self.rows[number] for number in range(self.start, self.stop))
+        return (self.convert(row, self._place(number)) for number, row in enumerate(rows))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
@@ -190,13 +209,13 @@ def _converter(columns: Sequence[str], place: str, root: str | Path | None, outs
 def _shards(folder: Path, split: str) -> tuple[list[Path], str | None]:
     "The parquet files of a split, and what their paths count from. Raises `ValueError` that lists what there is."
     built = (folder / "config.json").exists()
-    files = sorted((folder / "samples" if built else folder).rglob("*.parquet"))
+    files = [path for path in walk_files(folder / "samples" if built else folder) if path.suffix.lower() == ".parquet"]
     chosen = [path for path in files if re.match(rf"{re.escape(split)}(?![a-z0-9])", path.name)]
     if not chosen and not any(re.match(r"(train|validation|test)\b", path.name) for path in files) and split == "train":
         chosen = files  # a folder of files without a split in their names
     if not chosen:
         raise ValueError(f"{folder} holds no parquet files of the split {split!r}; there are {', '.join(path.name for path in files[:5]) or 'none'}")
-    return chosen, json.loads((folder / "config.json").read_text(encoding="utf-8"))["root"] if built else None
+    return chosen, read_json(folder / "config.json")["root"] if built else None
 
 # %% ../../nbs/30_data/02_load.ipynb #be16007d
 def load_samples(
@@ -206,8 +225,8 @@ def load_samples(
     video_dir: str | Path | None = None,  # what relative paths count from; None: as the dataset says
     streaming: bool = False,  # an iterator; from the Hub nothing is downloaded before it is used
     outside: bool | None = None,  # whether paths may lead out of that folder; None: only in a single file of your own, where no folder is given
-) -> Sequence[Sample] | Iterator[Sample]:  # a list for a single file of samples, else `Samples`
-    "Loads samples, or published rows with stored frames. Raises `ValueError` that names the file and the row where one is not a sample."
+) -> Samples | Iterator[Sample]:  # each is read when it is asked for; `list` makes all of them
+    "Samples, or published rows with stored frames. Raises `ValueError` for what holds none, and where a row is asked for that is not a sample, with its file and number."
     path = Path(source)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".parquet":
         return _from_hub(str(source), split, video_dir, streaming, bool(outside))
@@ -221,10 +240,7 @@ def load_samples(
     except pa.ArrowInvalid as error:
         raise ValueError(f"{files[0]} is not a parquet file: {error}") from error
     convert = _converter(columns, str(files[0]), root, outside)
-    if path.is_file() and "recipe" in columns:
-        samples = [_inside(_rooted(sample, root), f"{path}, row {row}", root, outside) for row, sample in enumerate(read_samples(path))]
-    else:
-        samples = Samples(ShardRows(files, _columns_of(columns, files[0]) if "recipe" in columns else None), convert)
+    samples = Samples(ShardRows(files, _columns_of(columns, files[0]) if "recipe" in columns else None), convert)
     return iter(samples) if streaming else samples
 
 
@@ -232,7 +248,8 @@ def _from_hub(name: str, split: str, video_dir: str | Path | None, streaming: bo
     "As `load_samples`, by the `datasets` library."
     from datasets import load_dataset
 
-    rows = load_dataset(name, split=split, streaming=streaming)
+    with writing_to("HF_HOME"):
+        rows = load_dataset(name, split=split, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows)))
     convert = _converter(columns, name, video_dir, outside)
     if streaming:
@@ -242,7 +259,7 @@ def _from_hub(name: str, split: str, video_dir: str | Path | None, streaming: bo
 # %% ../../nbs/30_data/02_load.ipynb #f8c2e641
 @dataclass
 class FrameCache:
-    "Decoded clips in a folder, least recently used out first, at most `max_bytes`."
+    "Decoded clips in a folder of your own, least recently used out first, at most `max_bytes`. Raises `PermissionError` for a folder that others can write to."
     folder: Path
     max_bytes: int = 20 * 2**30
     hits: int = 0  # of this process
@@ -251,7 +268,7 @@ class FrameCache:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         sweep(self.folder)
 
     def read(self, path: str, **reading: Any) -> Clip:
@@ -277,14 +294,8 @@ class FrameCache:
     def _keep(self, name: str, clip: Clip) -> None:
         "Writes a clip, the frames last, then makes room."
         for part, values in ((f"{name}.times.npy", clip.times), (f"{name}.npy", clip.frames)):
-            partial = self.folder / f".{part}.{os.getpid()}.part"
-            try:
-                with partial.open("wb") as file:
-                    np.save(file, values)
-                os.replace(partial, self.folder / part)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            with whole_file(self.folder / part) as partial, partial.open("wb") as file:
+                np.save(file, values)
         self._free -= clip.frames.nbytes
         if self._free <= 0:  # a look at each clip would take longer the more there are
             self._free = self._make_room() // 8  # others write too
@@ -310,7 +321,7 @@ class FrameCache:
 
 # %% ../../nbs/30_data/02_load.ipynb #acf52b5b
 def use_frame_cache(
-    folder: str | Path | None,  # made if missing; None: no cache on disk
+    folder: str | Path | None,  # made if missing, for you alone; None: no cache on disk
     max_bytes: int = 20 * 2**30,  # bound of all its files
     in_memory: int | None = None,  # bound of the clips in this process's memory, bytes; None: as it is
 ) -> FrameCache | None:

@@ -26,6 +26,8 @@ from tqdm.auto import tqdm
 
 import videossr.beyond  # noqa: F401, for the tasks that a mix may name
 from .groups import find_groups
+from ..files import VIDEO_SUFFIXES, TextError, is_video, json_value, named_file, read_cells, read_list, shown_name, walk_files
+from ..folders import whole_file
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..video import VideoError
@@ -34,18 +36,12 @@ if TYPE_CHECKING:
     from datasets import Dataset  # imported where it is used, for it takes a second
 
 # %% auto #0
-__all__ = ['VIDEO_SUFFIXES', 'LIST_SUFFIXES', 'MIXES', 'find_videos', 'listed_videos', 'listed_groups', 'known_groups',
-           'shuffled_keys', 'split_keys', 'split_videos', 'MixRow', 'Mix', 'get_mix', 'mix_of', 'build_samples',
-           'count_refusals', 'save_samples', 'write_table', 'sweep', 'read_samples', 'to_trl_dataset']
+__all__ = ['LIST_SUFFIXES', 'MIXES', 'find_videos', 'listed_videos', 'listed_groups', 'known_groups', 'shuffled_keys',
+           'split_keys', 'split_videos', 'MixRow', 'Mix', 'get_mix', 'mix_of', 'build_samples', 'count_refusals',
+           'save_samples', 'write_table', 'sweep', 'read_samples', 'to_trl_dataset']
 
 # %% ../../nbs/30_data/00_mix.ipynb #cac6d47f
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".ogv", ".3gp")
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".txt")
-
-
-def _is_video(path: Path) -> bool:
-    "A file with a video's suffix; names that begin with a dot are left behind by systems and downloads."
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def find_videos(
@@ -54,7 +50,7 @@ def find_videos(
     "Files that look like videos by their suffix. Raises `FileNotFoundError` or `ValueError` that says what was looked for."
     folder = Path(source)
     if glob.has_magic(str(source)) and not folder.exists():
-        found = sorted(path for path in map(Path, glob.glob(str(source), recursive=True)) if _is_video(path))
+        found = sorted(path for path in map(Path, glob.glob(str(source), recursive=True)) if is_video(path) and path.is_file())
     elif not folder.exists():
         raise FileNotFoundError(f"no folder {folder}; give the folder that holds your videos")
     elif folder.suffix.lower() in LIST_SUFFIXES and folder.is_file():
@@ -62,7 +58,7 @@ def find_videos(
     elif not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the folder that holds it, or a list of videos ({', '.join(LIST_SUFFIXES)})")
     else:
-        found = sorted(filter(_is_video, folder.rglob("*")))
+        found = [path for path in walk_files(folder) if is_video(path)]
     if not found:
         raise ValueError(f"no video files in {folder}; looked for {', '.join(VIDEO_SUFFIXES)}, in subfolders too")
     return found
@@ -71,41 +67,59 @@ def find_videos(
 _PATH_COLUMNS = ("video", "path", "file", "filename")
 
 
-def _listed(table: Path) -> pd.DataFrame:
-    "The rows of a list that name a video: columns video, a path from where we are, and group, if the list has one."
+def _parquet_columns(table: Path) -> dict[str, list[Any]]:
+    "Columns of paths and groups. Raises `ValueError` for a column that cannot hold paths."
     try:
-        if table.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(table)
-        elif table.suffix.lower() == ".txt":
-            frame = pd.DataFrame({"video": [line.strip() for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]})
-        else:
-            frame = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",", dtype={"group": str})
-    except (pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        schema = pq.read_schema(table)
+        names = [name for name in _PATH_COLUMNS if name in schema.names][:1]
+        found = pq.read_table(table, columns=[*names, *(["group"] if "group" in schema.names else [])])
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{table} cannot be read as a list of videos: {error}") from error
-    name = next((name for name in _PATH_COLUMNS if name in frame.columns), None)
-    if name is None or not frame[name].notna().any():
+    for name in names:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        a_file = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0  # as Hugging Face keeps videos
+        if not (a_file or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise ValueError(f"{table}: column {name!r} holds {kind}, not paths; write the path of each video as a text")
+    return found.to_pydict()
+
+# %% ../../nbs/30_data/00_mix.ipynb #c4757106
+def _listed(table: Path) -> list[tuple[Path, str]]:  # path from where we are, and the name of its source or nothing
+    "The rows of a list that name a video."
+    if table.suffix.lower() == ".parquet":
+        columns = _parquet_columns(table)
+    elif table.suffix.lower() == ".txt":
+        columns = {"video": read_list(table)}
+    else:
+        rows = [row for _, row in read_cells(table)]
+        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    name = next((name for name in _PATH_COLUMNS if name in columns), None)
+    try:
+        paths = [named_file(value) for value in columns.get(name, ())]
+    except ValueError as error:
+        raise ValueError(f"{table}: column {name!r} holds {error}") from error
+    if not any(paths):
         raise ValueError(f"{table} lists no videos; it needs a column {', '.join(_PATH_COLUMNS[:-1])} or {_PATH_COLUMNS[-1]} with a path in each row")
-    frame = frame[frame[name].notna()]
-    return frame.assign(video=[table.parent / str(path) for path in frame[name]])
+    groups = columns.get("group", [None] * len(paths))
+    return [(table.parent / path, "" if group is None else str(group)) for path, group in zip(paths, groups, strict=True) if path]
 
 
 def listed_videos(
     table: str | Path,  # CSV, TSV or parquet with a column video, path, file or filename; or a text file with a path a line
 ) -> list[Path]:  # sorted; relative paths count from the table's folder
     "The videos that a table names. Raises `ValueError` for a table without such a column or without rows."
-    return sorted(set(_listed(Path(table))["video"]))
+    return sorted({path for path, _ in _listed(Path(table))})
 
 # %% ../../nbs/30_data/00_mix.ipynb #fa9f77d4
 def listed_groups(
     table: str | Path,  # as `listed_videos` takes it, with a column group; cells may be blank
 ) -> dict[str, str]:  # absolute path -> name of its source; empty for a table without groups
     "The sources that a table names. Raises `ValueError` as `listed_videos`, and for a video with two groups."
-    frame, groups = _listed(Path(table)), {}
-    if "group" in frame.columns:
-        for path, name in zip(frame["video"], frame["group"], strict=True):
-            path, name = os.path.abspath(path), "" if pd.isna(name) else str(name)
-            if name and groups.setdefault(path, name) != name:
-                raise ValueError(f"{table} puts {path} into two groups, {groups[path]} and {name}")
+    groups: dict[str, str] = {}
+    for path, name in _listed(Path(table)):
+        path = os.path.abspath(path)
+        if name and groups.setdefault(path, name) != name:
+            raise ValueError(f"{table} puts {path} into two groups, {groups[path]} and {name}")
     return groups
 
 
@@ -165,9 +179,14 @@ def split_videos(
     near_duplicates: bool = True,  # look for videos that show the same footage; False: only what is given counts
 ) -> tuple[list[Path], list[Path]]:  # (train, held out), each sorted and not empty
     "Holds out whole videos; copies, near-duplicates and groups stay together. Raises `ValueError` when there are fewer than two sources."
-    by_key: dict[str, list[Path]] = {}
+    by_key, left_out = {}, []
     for path in map(Path, paths):
-        by_key.setdefault(video_key(path), []).append(path)
+        try:
+            by_key.setdefault(video_key(path), []).append(path)
+        except VideoError as error:
+            left_out.append(str(error))
+    if left_out:
+        warnings.warn(f"{len(left_out)} files are left out: {'; '.join(left_out[:10])}", stacklevel=2)
     named = find_groups([path for copies in by_key.values() for path in copies], groups, near_duplicates=near_duplicates)
     group_of = {key: named[str(copies[0])] for key, copies in by_key.items() if str(copies[0]) in named}
     parts = split_keys(by_key, held_out, seed, group_of)
@@ -266,7 +285,7 @@ def get_mix(
     if not isinstance(name, (str, Path)):
         return mix_of(name)
     if Path(name).suffix.lower() == ".csv":
-        return mix_of(pd.read_csv(name).to_dict("records"))
+        return mix_of({column: text for column, text in row.items() if text} for _, row in read_cells(name))
     if name not in MIXES:
         raise ValueError(f"no mix {name!r}; choose from {', '.join(MIXES)} or give a Mix")
     return MIXES[name]
@@ -319,7 +338,7 @@ class _Ring:
         return ring
 
     def refuse(self, path: str, row: MixRow, reason: str, detail: str) -> None:
-        self.refusals.append({"video": path, "task": row.task, "type": row.type or "", "reason": reason, "detail": detail})
+        self.refusals.append({"video": shown_name(path), "task": row.task, "type": row.type or "", "reason": reason, "detail": detail})
 
     def readable(self, start: int) -> Iterator[str]:
         "Once round the ring from `start`, without the broken videos."
@@ -416,18 +435,15 @@ def write_table(
     path: str | Path,  # its folder is made if missing
 ) -> Path:
     "Writes rows to a parquet file, at once or not at all."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-    os.replace(partial, path)
-    return path
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+    return Path(path)
 
 
 def sweep(
     folder: str | Path,  # searched with all that is below it
 ) -> None:
-    "Removes what processes that are gone left half written: files named `.NAME.PROCESS.part`."
+    "Removes what processes that are gone left half written: files of `whole_file`, named `.NAME.TOKEN.PROCESS.part`."
     for path in Path(folder).rglob(".*.part"):
         pid = path.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -457,13 +473,18 @@ def _columns_of(there: Sequence[str], place: str | Path) -> list[str]:
 def _sample_of(row: Mapping[str, Any], place: str) -> Sample:
     "A sample from a row of the table; `place` says which, in errors."
     try:
-        recipe = json.loads(row["recipe"])
-    except (ValueError, TypeError) as error:
+        recipe = json_value(row["recipe"])
+    except TextError as error:
+        raise ValueError(f"{place}: the recipe is {error}") from error
+    except TypeError as error:
         raise ValueError(f"{place}: the recipe is not JSON: {error}") from error
     empty = [name for name, value in row.items() if value is None and name not in _MAY_LACK]
     if empty or not isinstance(recipe, dict):
         raise ValueError(f"{place}: {'nothing under ' + ', '.join(empty) if empty else 'the recipe is not an object'}")
-    return Sample(**{**row, "recipe": recipe})
+    try:
+        return Sample(**{**row, "recipe": recipe}).checked()
+    except TypeError as error:
+        raise ValueError(f"{place}: {error!s:.300}") from error
 
 # %% ../../nbs/30_data/00_mix.ipynb #37e33053
 def to_trl_dataset(
@@ -474,6 +495,7 @@ def to_trl_dataset(
 
     if not samples:
         raise ValueError("no samples to train on")
+    samples = [*samples]  # which may be read anew each time
     columns = {name: [getattr(sample, name) for sample in samples] for name in ("task", "type", "answer")}
     prompts = [[{"role": "user", "content": sample.question}] for sample in samples]
     return Dataset.from_dict({"prompt": prompts, **columns, "sample": [sample.to_json() for sample in samples]})

@@ -5,14 +5,13 @@
 # %% ../../nbs/30_data/05_sources.ipynb #0f48cdbd
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from ..answers import LETTERS, row_options
 from .groups import _Union, find_groups
 from .mix import split_keys
+from ..files import TextError, json_value, literal_value, named_file, read_cells, read_lines, read_text, walk_files, writing_to
 from ..rewards import RewardError, _regions, score_reply
 from ..tasks.core import check_inside, video_key
 
@@ -71,78 +71,81 @@ def _take(row: dict[str, Any], column: str, kind: type | tuple[type, ...] = obje
     return value
 
 # %% ../../nbs/30_data/05_sources.ipynb #6e3e1eff
-def _json_value(raw: bytes, place: str, first: bool) -> Any:
-    "A JSON value from bytes. Raises `RowError`."
-    try:
-        value = json.loads(raw.decode("utf-8-sig" if first else "utf-8"))
-        if b"\\ud" in raw.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates is no text that could be stored
-        return value
-    except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8: byte {raw[error.start]:#x} at position {error.start}; save the file as UTF-8", place=place) from error
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"not JSON ({error}): {raw[:60]!r}", place=place) from error
+def _json_value(text: str, place: str) -> Any:
+    "A JSON value of text that could be stored. Raises `TextError`."
+    value = json_value(text, place)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # half of a pair of surrogates
+            raise TextError(place, f"not JSON ({error}): it begins {text[:60]!r}") from error
+    return value
+
+
+def _named(rows: Callable[[Path], Iterator[tuple[int, Any]]]) -> Callable[[Path], Iterator[tuple[int, Any]]]:
+    "A reader whose errors are `RowError`."
+
+    def read(path: Path) -> Iterator[tuple[int, Any]]:
+        try:
+            yield from rows(path)
+        except TextError as error:
+            raise RowError(error.why, place=error.place) from error
+
+    return read
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, _json_value(line, f"{path}, row {number}", number == 1)
+    for number, line in read_lines(path):
+        yield number, _json_value(line, f"{path}, row {number}")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    rows = _json_value(path.read_bytes(), str(path), True)
+    rows = _json_value(read_text(path), str(path))
     if not isinstance(rows, list):
         raise RowError(f"a .json file must hold a list of rows, not {type(rows).__name__}; one row a line is .jsonl", place=str(path))
     yield from enumerate(rows, 1)
 
+# %% ../../nbs/30_data/05_sources.ipynb #31a6016f
+def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any]]:
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        batches, number = pq.ParquetFile(path).iter_batches(1000), 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        yield from _counted(pq.ParquetFile(path).iter_batches(1000))
     except pa.ArrowInvalid as error:
         raise RowError(f"not a parquet file: {error}", place=str(path)) from error
 
+
+def _arrow_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with pa.OSFile(str(path)) as file:
+            if file.read(6) == b"ARROW1":
+                whole = pa.ipc.open_file(file)
+                yield from _counted(whole.get_batch(number) for number in range(whole.num_record_batches))
+            else:
+                file.seek(0)
+                yield from _counted(pa.ipc.open_stream(file))
+    except pa.ArrowInvalid as error:
+        raise RowError(f"not an Arrow file: {error}", place=str(path)) from error
+
 # %% ../../nbs/30_data/05_sources.ipynb #1384268d
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, strict=True)
-        while True:
-            place = f"{path}, row {number + 1}"
-            try:
-                row = next(table, None)
-            except UnicodeDecodeError as error:
-                raise RowError(f"not UTF-8 from about here on: byte {error.object[error.start]:#x}; save the file as UTF-8", place=place) from error
-            except csv.Error as error:
-                raise RowError(f"not CSV: {error}", place=place) from error
-            if row is None:
-                return
-            number += 1
-            if None in row:
-                raise RowError(f"{len(row[None])} cells more than columns; a text with commas stands in quotes", place=place)
-            yield number, row
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".csv": _csv_rows, ".json": _json_rows}
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _named(_jsonl_rows), ".parquet": _parquet_rows, ".arrow": _arrow_rows, ".csv": _named(read_cells), ".tsv": _named(read_cells), ".json": _named(_json_rows),
+}  # fmt: skip
 
 
 def row_files(
     folder: str | Path,
     split: str = "train",  # what the names of the files begin with, where any begins with a split
 ) -> list[Path]:
-    "The files of rows in a folder, of one kind; .json only where there is nothing else, for it is often settings. Raises `ValueError`."
-    files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in READERS and not path.name.startswith(".")]
-    kinds = {path.suffix for path in files}
-    kinds = kinds - {".json"} or kinds
+    "The files of rows in a folder, of one kind; .json and .arrow only where there is nothing else, for they are often settings and caches. Raises `ValueError`."
+    files = [path for path in walk_files(folder) if path.suffix.lower() in READERS and not path.name.startswith(".")]
+    kinds = {path.suffix.lower() for path in files}
+    kinds = kinds - {".json", ".arrow"} or kinds
     if len(kinds) != 1:
         raise ValueError(f"{folder} holds {' and '.join(sorted(kinds)) or 'no'} files; rows are read from {', '.join(READERS)} of one kind, or name a single file")
-    files = [path for path in files if path.suffix in kinds]
+    files = [path for path in files if path.suffix.lower() in kinds]
     named = [path for path in files if re.match(r"(train|validation|val|test|dev)\b", path.stem)]
     chosen = [path for path in files if re.match(rf"{re.escape(split)}(?![a-z0-9])", path.name)] if named else files
     if not chosen:
@@ -151,14 +154,16 @@ def row_files(
 
 # %% ../../nbs/30_data/05_sources.ipynb #0642e083
 def _as_list(value: Any, column: str) -> list[Any]:
-    "One or several, or a list in JSON text, as CSV has it."
+    "One or several, or a list as JSON or Python spells it in text, as CSV has it."
     if _missing(value):
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise RowError("it begins as a list and is none", column, value) from error
+        spelled = literal_value(value)
+        if spelled is value and not re.match(r"\s*\[\s*['\"]", value):
+            return [value]  # a name may begin with a bracket, too
+        if not isinstance(spelled, (list, tuple)):
+            raise RowError("it begins as a list and is none", column, value)
+        value = spelled
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 # %% ../../nbs/30_data/05_sources.ipynb #1d78f4f3
@@ -182,6 +187,10 @@ class _Files:
             if item.get("bytes"):
                 raise RowError("bytes inside of the row; write them to a file and name it", column, inner or "bytes")
             item = inner
+        try:
+            item = named_file(item) if isinstance(item, str) else item
+        except ValueError as error:
+            raise RowError(str(error), column, item) from error
         if not isinstance(item, str) or not item.strip():
             raise RowError("it should be a path", column, item)
         if item not in self.known:
@@ -403,7 +412,7 @@ def _advice(keys: Sequence[str]) -> str:
     "What was found, what there is, and how to get from one to the other."
     forms = ", ".join(f"{name} ({', '.join(form.keys)})" for name, form in FORMS.items())
     return (
-        f"no known form has the keys {', '.join(map(str, keys))}; the forms are {forms}. "
+        f"no known form has the keys {', '.join(map(str, keys))!s:.300}; the forms are {forms}. "
         "Other names are mapped by columns, new to old, such as columns={'prompt': 'question', 'answer': 'label', 'video': 'path'}"
     )
 
@@ -534,11 +543,13 @@ def _tables(place: str | Path, split: str) -> Iterator[tuple[str, Path, Iterator
         yield str(path), path, _numbered(found)
     elif path.exists():
         for file in row_files(path, split) if path.is_dir() else [path]:
-            if file.suffix not in READERS:
+            if file.suffix.lower() not in READERS:
                 raise ValueError(f"{file} is none of {', '.join(READERS)}, a folder of these or a datasets folder")
-            yield str(file), file.parent, READERS[file.suffix](file)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)) and path.suffix not in READERS:
-        yield str(place), Path.cwd(), _numbered(load_dataset(str(place), split=split))
+            yield str(file), file.parent, READERS[file.suffix.lower()](file)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(place)) and path.suffix.lower() not in READERS:
+        with writing_to("HF_HOME"):
+            found = load_dataset(str(place), split=split)
+        yield str(place), Path.cwd(), _numbered(found)
     else:
         raise FileNotFoundError(f"no rows at {place}; give a {', '.join(READERS)} file, a folder of these, a datasets folder or a name on the Hub (owner/name)")
 
@@ -572,7 +583,7 @@ def _read_table(name: str, folder: Path, numbered: Iterator[tuple[int, Any]], co
 
 # %% ../../nbs/30_data/05_sources.ipynb #51d7a2be
 def load_rows(
-    place: str | Path,  # .jsonl, .json, .csv, .parquet, a folder of these, a folder of `Dataset.save_to_disk`, or the name of a dataset on the Hub
+    place: str | Path,  # .jsonl, .json, .csv, .tsv, .parquet, .arrow, a folder of these, a folder of `Dataset.save_to_disk`, or the name of a dataset on the Hub
     *,
     columns: Mapping[str, str] | None = None,  # new name -> the file's, for columns that are called otherwise; the names are those of `form`
     form: str = "auto",  # a key of `FORMS`; auto: by the keys of a file's first row

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..files import TextError, json_value, shown_name
 from ..video import Clip, VideoError, read_clip, read_pictures
 
 # %% auto #0
@@ -77,14 +78,20 @@ class Sample:
     def from_json(cls, text: str) -> Sample:
         "The inverse of `to_json`; raises `ValueError` that names what is wrong with the row."
         try:
-            sample = cls(**json.loads(text))
-            if not isinstance(sample.recipe, dict):
-                raise TypeError(f"the recipe is {sample.recipe!r}, not an object")
-            if not isinstance(sample.group, str | None):
-                raise TypeError(f"the group is {sample.group!r}, not a text")
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a sample: {error}; the row begins {text[:80]!r}") from error
-        return sample
+            return cls(**json_value(text)).checked()
+        except TextError as error:
+            raise ValueError(f"not a sample: {error}") from error
+        except TypeError as error:
+            raise ValueError(f"not a sample: {error!s:.300}; the row begins {text[:80]!r}") from error
+
+    def checked(self) -> Sample:
+        "The sample itself; raises `TypeError` where a field is of another type than it must be."
+        kinds = {"recipe": (dict, "an object"), "seed": (int, "a number"), "index": (int, "a number"), "donor": (str | None, "a text"), "group": (str | None, "a text")}
+        for name, value in vars(self).items():
+            kind, words = kinds.get(name, (str, "a text"))
+            if not isinstance(value, kind):
+                raise TypeError(f"the {name} is {value!r:.80}, not {words}")
+        return self
 
 # %% ../../nbs/10_tasks/00_core.ipynb #dcbf7b17
 def _paths_in(values: Any) -> list[Any]:
@@ -143,6 +150,8 @@ _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of 
 def _fingerprint(path: str | Path, n_middle: int) -> str:
     "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
     path = Path(path)
+    if (shown := shown_name(path)) != str(path):
+        raise VideoError(shown, "its name is not UTF-8, and no table of samples could hold it; rename it")
     try:
         size = path.stat().st_size
         room = size - 2 * _ENDS
@@ -410,8 +419,15 @@ def frames_clip(
 def render(
     sample: Sample,  # as made or loaded
 ) -> list[Clip]:  # one clip, or several for a task that shows several videos
-    "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one."
-    maker, recipe = find_task(sample.task), dict(sample.recipe)
+    "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one, `ValueError` for a recipe that is none."
+    try:
+        return _follow(sample, dict(sample.recipe))
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{sample.task} {sample.type} of {sample.video}: its recipe cannot be followed ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _follow(sample: Sample, recipe: dict[str, Any]) -> list[Clip]:
+    maker = find_task(sample.task)
     if "frames" in recipe:
         reading = check_reading(recipe.get("read") or row_reading({}), sample.video)
         return [frames_clip(paths, fps, **reading) for paths, fps in zip(recipe["frames"], recipe["fps"])]

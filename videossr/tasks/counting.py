@@ -146,7 +146,7 @@ def _noise(shape: Shape, height: int, width: int) -> np.ndarray:
     "Noise (height, width) of variance 1, as coarse as the edge is soft; the same for the same shape."
     pitch = max(1, round(2 * shape.soft))
     rng = np.random.default_rng([shape.frame, round(100 * abs(shape.x)), round(100 * abs(shape.y))])
-    return rng.standard_normal((height // pitch + 1, width // pitch + 1)).repeat(pitch, 0).repeat(pitch, 1)[:height, :width]
+    return rng.standard_normal((height // pitch + 1, width // pitch + 1))[np.ix_(np.arange(height) // pitch, np.arange(width) // pitch)]
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #6ee613d0
 @dataclass(frozen=True, kw_only=True)

@@ -536,7 +536,7 @@ def spoil(
 ) -> Clip:  # same size, same times
     "Applies a recipe: copies, changes the segments and leaves the rest as it is. Raises `ValueError` if the video no longer fits."
     if clip.n_frames != recipe["n_frames"]:
-        raise ValueError(f"{clip.source}: {clip.n_frames} frames, but the sample was made from {recipe['n_frames']}; has the file changed?")
+        raise ValueError(f"{clip.source}: {clip.n_frames} frames, but the sample was made from {recipe['n_frames']!s:.20}; has the file changed?")
     entry, fade = PERTURBATIONS[recipe["type"]], recipe.get("fade", 0)
     if entry.needs == "times":
         clip = _at_other_times(clip, entry.edit(clip.times, recipe["start"], recipe["length"], **recipe["params"]), sample_source)

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import traitlets
 from matplotlib.figure import Figure
 
-from ..data.load import Samples, ShardRows, _converter, load_samples
+from ..data.load import Samples, ShardRows, load_samples
+from ..files import read_json_lines
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample, Unsolvable, render
 from ..video import VideoError
@@ -79,18 +80,12 @@ def _refusals(folder: Path, split: str) -> pd.DataFrame:
     tables = [pq.read_table(path).to_pandas() for path in files]
     lines = folder / "samples" / "refusals.jsonl"
     if lines.exists():
-        tables.append(pd.DataFrame([json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]))
+        tables.append(pd.DataFrame(read_json_lines(lines)))
     if (folder / "videos.parquet").exists():  # files that could not even be told apart stand with the videos
         lost = [row for row in pq.read_table(folder / "videos.parquet").to_pylist() if row["key"] is None]
         tables.append(pd.DataFrame([{"video": row["video"], "task": "", "type": "", "reason": "unreadable video", "detail": row["split"]} for row in lost]))
     found = pd.concat([table.reindex(columns=REFUSED) for table in tables], ignore_index=True) if tables else pd.DataFrame(columns=REFUSED)
     return found.astype(object).fillna("").drop_duplicates(ignore_index=True)
-
-
-def _rows_of(path: Path) -> Samples:
-    "A file's samples, each read when it is asked for; `load_samples` would make all of them."
-    rows = ShardRows([path])
-    return Samples(rows, _converter(pq.read_schema(path).names, str(path), None, outside=False))
 
 
 def read_split(
@@ -102,7 +97,7 @@ def read_split(
         return Split(source, _table(source), pd.DataFrame(columns=REFUSED))
     path = Path(source)
     whole = path / "samples" / f"{split}.parquet"  # of a run
-    samples = _rows_of(whole if whole.exists() else path) if whole.exists() or path.is_file() else load_samples(path, split)
+    samples = load_samples(whole if whole.exists() else path, split, outside=False)
     return Split(samples, _table(samples), _refusals(path, split) if path.is_dir() else pd.DataFrame(columns=REFUSED))
 
 # %% ../../nbs/60_viewers/05_dataset.ipynb #d009088c

@@ -51,7 +51,8 @@ def pace(
 ) -> float | None:  # seconds a step
     "How long a step takes at present; None before the second one."
     part = rows[-n - 1 :]
-    return round((part[-1]["seconds"] - part[0]["seconds"]) / (part[-1]["step"] - part[0]["step"]), 3) if len(part) > 1 else None
+    steps = part[-1]["step"] - part[0]["step"] if part else 0
+    return round((part[-1]["seconds"] - part[0]["seconds"]) / steps, 3) if steps > 0 else None
 
 # %% ../../nbs/60_viewers/06_live.ipynb #a5a43f3c
 def _latest(kept: Rollouts, n: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..data import load_samples
+from ..files import json_value, utf8_text
 from ..mixing import is_own, read_own, show_clips
 from ..records import sample_id
 from ..rewards import REWARDS, parse_reply
@@ -63,9 +64,13 @@ class Group:
 
 
 def _group_of(line: bytes, place: int) -> Group:
-    row = json.loads(line)
+    row = json_value(utf8_text(line, "the line", 1 if place == 0 else 2))
     rewards = tuple(value if value is not None and math.isfinite(value) else 0.0 for value in row["rewards"])
     names = {name: row[name] for name in ("step", "task", "type", "sample", "answer", "video")}
+    if not all(isinstance(value, int if name == "step" else str) for name, value in names.items()) or not all(isinstance(reply, str) for reply in row["replies"]):
+        raise TypeError("its step is a number, and its task, type, sample, answer, video and replies are texts")
+    if not len(rewards) == len(row["replies"]) == len(row["parsed"]) > 0:
+        raise ValueError(f"{len(row['replies'])} replies, {len(rewards)} rewards and {len(row['parsed'])} marks of what could be read")
     return Group(**names, rewards=rewards, unread=len(row["parsed"]) - sum(row["parsed"]), place=place)
 
 # %% ../../nbs/60_viewers/04_rollouts.ipynb #084bc9d7
@@ -95,7 +100,7 @@ class Rollouts:
                 try:
                     self.groups.append(_group_of(line, self.end))
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{self.path}, line {len(self.groups) + 1} is not a group of rollouts: {error!r}") from error
+                    raise ValueError(f"{self.path}, line {len(self.groups) + 1} is not a group of rollouts: {error!r:.300}") from error
                 self.end += len(line)
         return replaced or len(self.groups) > before
 
@@ -104,7 +109,7 @@ class Rollouts:
         with self.path.open("rb") as file:
             file.seek(group.place)
             try:
-                row = json.loads(file.readline())
+                row = json_value(utf8_text(file.readline(), self.path, 1 if group.place == 0 else 2))
                 if (row["step"], row["sample"]) == (group.step, group.sample):
                     return row
             except (ValueError, KeyError):
