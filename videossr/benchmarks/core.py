@@ -222,7 +222,7 @@ def _choice_in(part: str, item: Item) -> str | None:
     label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
     mark = r"[)\].:]" if lettered(item) else r"[).:,]"  # "A, B" is no answer, "Yes, it is" is one
     options = [_typed(option).strip().rstrip(".") for option in item.options]
-    listed = {own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){own}[.):]\s*{re.escape(option)}", whole, re.I)}
+    listed = {own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){re.escape(own)}[.):]\s*{re.escape(option)}", whole, re.I)}
     marked = listed.union(re.findall(rf"[(\[]({label})[)\]]", text), re.findall(rf"(?:^|\s)[(\[]?({label})(?:[)\]:]|\.(?=\n|$))", whole))
     named = set(re.findall(rf"(?<![\w'’])({label})(?![\w'’]){_NO_ARTICLE}", text))
     joined = re.findall(rf"(?<![\w'’])({label})[)\].]*\s*(?:,|\band\b|\bor\b|/|&|\n)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)

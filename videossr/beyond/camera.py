@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..rewards import _plain, _regions, reward_for
+from ..rewards import _plain, _regions, answer_of, reward_for
 from ..tasks.core import Difficulty, SampleSource, Task, Unsolvable, register
 from ..video import Clip, fit_size
 
@@ -255,7 +255,7 @@ def read_motion(
     if parse == "paper":
         said = [re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text)]
     else:
-        plain = _plain(text) or ""
+        plain = _plain(answer_of(text) or "") or ""
         spans, shown = _regions(plain, "motion")
         places = [plain[slice(*span)] for span in spans] if shown in ("mark", "final") else [plain]
         said = [_LENIENT.fullmatch(place.strip()) for place in places]
