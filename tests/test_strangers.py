@@ -32,7 +32,8 @@ MEAN = {
     "lines": "\n" * N, "ones": "1 " * (N // 2), "commas": "1," * (N // 2), "ranges": "1-" * (N // 2), "colons": "1:" * (N // 2), "points": "1." * (N // 2),
     "stars": "1*" * (N // 2), "starts": ("start 1 " * N)[:N], "between": ("between 1 " * N)[:N], "tags": ("<answer>" * N)[:N], "thoughts": ("<think" * N)[:N],
     "boxes": ("\\boxed{" * N)[:N], "fences": ("```{" * N)[:N], "letters": "A " * (N // 2), "brackets": "[" * N, "shapes": ("1 circle " * N)[:N],
-    "deep JSON": "```json {\"result\": " + "[" * (N - 30) + "}```", "zooms": ("zoom in " * N)[:N], "5,000 digits": "5" * 5000, "5,000 digits, tagged": f"<answer>{'5' * 5000}</answer>",
+    "deep JSON": "```json {\"result\": " + "[" * (N - 30) + "}```", "zooms": ("zoom in " * N)[:N], "5,000 digits": "5" * 5000, "TeX": ("\\text{ " * N)[:N], "times in brackets": ("<1 s" * N)[:N], "abouts": ("about the " * N)[:N], "finals": ("final answer: 1 " * N)[:N], "waits": ("\n wait " * N)[:N],
+    "denials": ("not \\boxed{1} " * N)[:N], "examples": ("e.g. (A) " * N)[:N], "5,000 digits, tagged": f"<answer>{'5' * 5000}</answer>",
 }  # fmt: skip
 ANSWERS = {"grounding": "1.0-2.0", "counting": "1,2,3", "jigsaw": "213456", "backwards": "2", "camera": "left 10", "patches": "1,2"}
 

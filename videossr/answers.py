@@ -17,11 +17,14 @@ import numpy as np
 from .files import json_value
 from videossr.rewards import (
     _DOUBTED,
+    _RETRACTED,
+    _TAKEN_BACK,
     _WORDS,
     RewardError,
     _plain,
     _regions,
     _spans_between,
+    _typed,
     answer_of,
     completion_text,
     parse_interval,
@@ -115,19 +118,26 @@ def answer_places(
     text = answer_of(reply)
     if text is None:
         return []
-    spans, tagged = _regions(text, "option|choice")
-    cued = not tagged and spans != [(0, len(text))]
+    spans, shown = _regions(text, "option|choice")
+    cued = shown in ("final", "cue")
     if cued and not cues:
         spans = [(0, len(text))]
     parts = [text[start:end] for start, end in spans]
     if cued and cues:
-        parts = [re.split(r"(?<=\w\w)[.!](?=\s)|\n\s*\n|(?<=\S)\n", part, maxsplit=1)[0] for part in parts]
+        parts = [re.split(r"(?<=\w\w)[.!](?=\s)|\n\s*\n|(?<=\S)\n", part.strip(" \n*_#>"), maxsplit=1)[0] for part in parts]
     return [part.strip() for part in parts if part.strip()]
 
 
-def _agreed(values: Iterable[Any]) -> Any:
-    "The one value that all places say, else None."
-    found = set(values)
+def _agreed(
+    read: Callable[[str], Any],  # what one place says; None: nothing, or too much
+    reply: str,
+) -> Any:
+    "The one value that all places say, where nothing behind them takes it back, else None."
+    text = _typed(reply)
+    places = answer_places(text)
+    if not places or _TAKEN_BACK.search(text, text.rfind(places[-1]) + 1):
+        return None
+    found = set(map(read, places))
     return found.pop() if len(found) == 1 else None
 
 # %% ../nbs/21_answers.ipynb #2e5efb5c
@@ -142,6 +152,8 @@ def plain_text(
 
 
 _LETTER = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[{]\s*([A-Za-z])\s*[)\]}]|([A-Za-z])(?![\w'’+-]))(\s*[.:)\n]|\s+-\s|,?\s+(?:because|since|as)\b|\s*$)?(.*)", re.I | re.S)
+_WRONG = re.compile(r"[)\].:']*\s*(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not|impossible|unlikely)|(?:isn't|wasn't|can't|cannot))\b", re.I)
+_NO_ENDS = ("?", " wrong", " incorrect", " false")
 _OTHER_LETTER = re.compile(r"(?<![\w'’])[A-Z](?![\w'’])")
 
 
@@ -157,11 +169,13 @@ def _again(rest: str, letter: str, options: Sequence[str]) -> bool:
 
 def _place_option(place: str, options: Sequence[str]) -> str | None:
     "The letter that one place names."
-    place = re.sub(r"[*`\"$]", "", place).strip()
+    place = re.sub(r"[*`\"]", "", place).strip(" \n>")
+    if any(place.rstrip(" .").endswith(end) and not any(option.rstrip(" .").endswith(end) for option in options) for end in _NO_ENDS):
+        return None
     found = _LETTER.match(place)
     if found and (found[1] or found[3] is not None) and place.casefold() not in {option.casefold() for option in options}:
         letter, rest = (found[1] or found[2]), found[4].strip().strip(".")
-        if letter.upper() not in LETTERS[: len(options) or None] or _again(rest, letter.upper(), options):
+        if letter.upper() not in LETTERS[: len(options) or None] or _WRONG.match(rest) or _again(rest, letter.upper(), options):
             return None
         return letter.upper() if letter.isupper() or found[1] or not rest else None
     said = {plain_text(place), plain_text(re.sub(r"^(?:it is|it's|it was)\s+", "", place, flags=re.I))}
@@ -174,7 +188,8 @@ def read_option(
     options: Sequence[str] = (),  # texts without letters, where they are known
 ) -> str | None:  # a capital letter
     "The option that a reply names, by letter or by its text; None where it names none or several."
-    return _agreed(_place_option(place, options) for place in answer_places(reply))
+    options = [_typed(option) for option in options]
+    return _agreed(lambda place: _place_option(place, options), reply)
 
 
 def choice_reward(
@@ -222,11 +237,15 @@ def _score_rows(name: str, score: Callable[[str, str, Any], float], completions:
 # %% ../nbs/21_answers.ipynb #7ff525de
 _NUMBER = re.compile(r"(?<![\w.,:/+-])[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,4}(?!\d))?(?![\d:/]|[.,]\d)", re.I)
 
+_NO_NUMBER = re.compile(  # bounds, scales, and formulas
+    r"\b(?:at (?:least|most)|up to|more|less|fewer|half|hundred|thousand|[mbtr]+illions?|dozens?)\b|\b(?:over|under|above|below)\s+\W*\d|\d\s*k\b|\\[a-z]|[<≤≥]\s*\d|>\d|\d\s*(?:[\^!]|\+(?!\d)|(?:st|nd|rd|th)\b)", re.I)
+
 
 def _place_number(place: str) -> float | None:
     "The only number of one place."
     plain = _plain(place)
-    if plain is None or _DOUBTED.search(plain) or plain.rstrip().endswith("?"):
+    doubted = plain and any(doubt.search(plain) for doubt in (_DOUBTED, _RETRACTED, _NO_NUMBER))
+    if plain is None or doubted or plain.rstrip().endswith("?"):
         return None
     word = plain.strip(" .!()\n").lower()
     if word in _WORDS:
@@ -242,7 +261,7 @@ def read_number(
     reply: str,
 ) -> float | None:  # finite
     "The number that a reply gives; None where it gives none or several."
-    return _agreed(_place_number(place) for place in answer_places(reply))
+    return _agreed(_place_number, reply)
 
 # %% ../nbs/21_answers.ipynb #faa4137d
 def _true_number(answer: str) -> float:
@@ -294,7 +313,8 @@ def interval_reward(
 
 # %% ../nbs/21_answers.ipynb #76e5ad6e
 def _score_exact(reply: str, answer: str, options: Any = None) -> float:
-    return float(_agreed(map(plain_text, answer_places(reply))) == plain_text(answer) or _agreed(map(plain_text, answer_places(reply, cues=False))) == plain_text(answer))
+    said = [set(map(plain_text, answer_places(reply, cues=cues))) for cues in (True, False)]
+    return float({plain_text(answer)} in said)
 
 
 def exact_reward(

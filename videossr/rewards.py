@@ -104,42 +104,71 @@ def _to_read(
 
 # %% ../nbs/20_rewards.ipynb #281f2108
 _PLAIN = str.maketrans(
-    {**dict.fromkeys("‐‑‒–−﹣－", "-"), **dict.fromkeys("―", "—"), **dict.fromkeys("→⇒➔➜", "->"), **dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")}
-    | dict(zip("０１２３４５６７８９，：、～’", "0123456789,:,~'")) | {"$": None}
+    {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}  # full-width forms of all of ASCII
+    | {**dict.fromkeys("‐‑‒–−﹣－", "-"), **dict.fromkeys("―", "—"), **dict.fromkeys("→⇒➔➜", "->"), **dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")}
+    | dict(zip("、。〈〉《》【】〜’", ",.<><>[]~'")) | dict.fromkeys("$＄", None)
 )
+_TEX = [(re.compile(rf"\\(?:{found})"), plain) for found, plain in (
+    (r"(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "), (r"(?:(?:long)?rightarrow|Rightarrow|to)\b", "->"), (r"(?:approx|sim)\b", "~"),
+    (r"(?:[,;:!()\[\] ]|q?quad\b)", " "), (r"([%#&])", r"\1"),
+)]  # fmt: skip
+
+
+def _typed(text: str) -> str:
+    "Plain typing for full-width signs, kinds of dashes and blanks, TeX around words, and the end markers of chat models."
+    text = text.translate(_PLAIN)
+    for found, plain in _TEX:
+        text = found.sub(plain, text)
+    return re.sub(r"<\|[^|<>]*\|>", " ", text)
 
 
 def _plain(text: str) -> str | None:
     "The answer in plain typing, or `None` when that cannot be done safely."
-    text = re.sub(r"<\|[^|<>]*\|>", " ", text.translate(_PLAIN))  # end markers of chat models
-    text = re.sub(r"(?<=\d)[*_`]+(?=\d)", " ", text)  # "3*4" must not become 34
+    text = re.sub(r"(?<=\d)[*_`]+(?=\d)", " ", _typed(text))  # "3*4" must not become 34
     text = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`]", "", text))
     unread = any(not char.isascii() and unicodedata.category(char)[0] == "N" for char in text)  # such as a half or a superscript
     return None if unread else text
 
 # %% ../nbs/20_rewards.ipynb #0ef556b5
-_TAGGED = re.compile(r"<answer>(.*?)(?=</answer>|<answer>|$)|\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", re.I | re.S)
+_TAGGED = re.compile(r"<answer>[\s$]*(?:\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}[\s$]*(?=</answer>|$)|(.*?)(?=</answer>|<answer>|$))|\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", re.I | re.S)
+_FINAL = r"\bfinal (?:answer|NOUNS)s?\W{0,4}?(?:[:=]|\n|\b(?:is|are)\b:?)"
+_BARE = re.compile(r"\W*(?:(?:it|this|that|the|answer|is|option|choice)\b\W*){0,4}", re.I)
+_DENIES = re.compile(  # before a mark
+    r"(?:n't\b|\b(?:not|never|nor|neither|cannot|doubt\w*|except|if|unless|whether|(?:other|rather) than|instead of|(?:any\w*|every\w*|all) but|revers\w+|at (?:most|least)|(?:might|could) say|output)\b)"
+    r"[^,;.!?\n]*$|\b(?:e\.g\.?|examples?|for instance|formats?|such as)(?!\w)[^.;!?\n]*$|\bno\s*$", re.I)
+_UNSAYS = re.compile(  # right behind one
+    r"(?:\}[\s$]*)?(?:</answer>)?[\s$).,\"'*\]]*(?:\?|(?:is|was|looks|seems)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false)\b|(?:isn't|wasn't|or|alternatively|no)\b)", re.I)
+_TAKEN_BACK = re.compile(
+    r"[.,;!?…\n—>}-]\s{0,4}(?:(?:no|oh|hm+|but)\b\W{0,3})?(?:wait(?=[,.!:;…—-]|\s+(?:no|it|that|I|actually|the answer)\b|\s*$)|actually(?=,|\s+(?:it|that|the|I|no)\b)"
+    r"|(?:correction|scratch that|sorry|oops|on second thoughts?|or rather)\b)|\b(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|false|a mistake)\b", re.I)
 
 
 def _regions(
     text: str,  # plain
     nouns: str,  # what else than "answer" announces an answer, as "order|sequence"
-) -> tuple[list[tuple[int, int]], bool]:  # spans; True if they were marked by tags
+) -> tuple[list[tuple[int, int]], str]:  # spans; what shows them: "mark", "final", "cue", or "" for all of the text
     "Where in a reply the answer stands."
-    tagged = [found.span(found.lastindex) for found in _TAGGED.finditer(text)]
-    if tagged:
-        return tagged, True
-    cue = rf"\b(?:answers?|{nouns})(?:\s*[:=]|\s+(?:is|are|would be|should be|must be)\b\s*:?)"
+    tags = [(found.start(), *found.span(found.lastindex)) for found in _TAGGED.finditer(text)]
+    finals = [found.span() for found in re.finditer(_FINAL.replace("NOUNS", nouns), text, re.I)]
+    if tags or finals:
+        starts = sorted(mark[0] for mark in tags + finals)
+        ends = {start: end for start, end in zip(starts, [*starts[1:], len(text)])}
+        said = [(end, ends[start]) for start, end in finals if not any(first <= start < last for _, first, last in tags)]
+        spans = [mark[1:] for mark in tags] + [span for span in said if not (tags and _BARE.fullmatch(text, *span))]
+        denied = any(_DENIES.search(text[max(0, mark[0] - 60) : mark[0]]) for mark in tags + finals) or any(_UNSAYS.match(text, last) for _, _, last in tags)
+        taken_back = _TAKEN_BACK.search(text, max(end for _, end in spans) - 1) if tags else None
+        return ([] if denied or taken_back else sorted(spans)), "mark" if tags else "final"
+    cue = rf"\b(?:answers?|{nouns})(?:[*_]{{0,3}}\s*[:=]|\s+(?:is|are|would be|should be|must be)\b\s*:?)"
     cues = list(re.finditer(cue, text, re.I))
     ends = [cue.start() for cue in cues[1:]] + [len(text)]
-    return [(cue.end(), end) for cue, end in zip(cues, ends)] or [(0, len(text))], False
+    return [(cue.end(), end) for cue, end in zip(cues, ends)] or [(0, len(text))], "cue" if cues else ""
 
 # %% ../nbs/20_rewards.ipynb #8b1ed955
 _RETRACTED = re.compile(
     r"e\.g|\b(?:examples?|for instance|formats?|formatted|such as|like\s+\d|wait|actually|correction|scratch that|mistaken?|sorry|second thoughts?"
     r"|(?:is|was|that's|are) (?:wrong|incorrect|false))\b", re.I)
 _DOUBTED = re.compile(
-    r"n't\b|\b(?:not|never|cannot|neither|nor|except|excluding|excludes?|outside|wrong|incorrect|false|if|unless|whether|doubt|unlikely|impossible"
+    r"n't\b|\b(?:(?:any\w*|every\w*|all) but|not|never|cannot|neither|nor|except|excluding|excludes?|outside|wrong|incorrect|false|if|unless|whether|doubt|unlikely|impossible"
     r"|unsure|than|instead|or|either|minus|negative|needs?|asks?|asked|questions?|task)\b", re.I)
 
 
@@ -176,8 +205,9 @@ def _lenient(
     plain = _plain(text)
     if plain is None:
         return None
-    spans, tagged = _regions(plain, nouns)
-    if not tagged and _RETRACTED.search(plain):
+    spans, shown = _regions(plain, nouns)
+    marked = shown in ("mark", "final")
+    if any(_RETRACTED.search(plain, *span) for span in (spans if marked else [(0, len(plain))])):
         return None
     values: set[Any] = set()
     for first, last in spans:
@@ -186,8 +216,8 @@ def _lenient(
         if len(hits) > 30 or len(spans) > 30:  # a ramble, and slow to weigh
             return None
         for hit in hits:
-            around = _sentence(region, hit.start, hit.end) if tagged else _sentence(plain, first + hit.start, first + hit.end)
-            signed = region[: hit.start].rstrip().endswith(("-", "+", "±"))
+            around = _sentence(region, hit.start, hit.end) if marked else _sentence(plain, first + hit.start, first + hit.end)
+            signed = region[: hit.start].rstrip(" \n<[(").endswith(("-", "+", "±"))
             doubtful = around.endswith("?") or _DOUBTED.search(around) or re.search(doubts, around, re.I)
             if hit.value is None or signed or doubtful:
                 return None
@@ -197,17 +227,20 @@ def _lenient(
     return values.pop() if len(values) == 1 else None
 
 # %% ../nbs/20_rewards.ipynb #cd35cb81
-_TIME = r"(\d+(?::[0-5]\d){1,2}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s*(?:seconds?\b|secs?\b\.?|s\b))?"
+_UNIT = r"(?:(?:\s*|-)(?:se(?:c|)onds?\b|secs?\b\.?|s\b)(?:[ -]marks?\b)?)?"  # the prompt of the public benchmarks says "seonds"
+_TIME = rf"(\d+(?::[0-5]\d){{1,2}}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+){_UNIT}"
+_ABOUT = r"(?:(?:about|around|approximately|approx\.|roughly|the|[~≈])\s*){0,2}"
 _BEFORE, _AFTER = r"(?<![\w.+\-/])(?<!\d[,:;])", r"(?![\w%])(?![.,:/]\d)"
 _OTHER_UNIT = r"(?!\s*-?\s*(?:m|mins?|minutes?|h|hrs?|hours?|ms|milli\w*|frames?|fps|percent|per cent|x|times|of the)\b|\s*%)"
-_NAMED = r"[\"']?(?:\s*time)?[\"']?(?:\s*[:=]\s*|\s+(?:at|is|is at|on)?\s*)"
+_NAMED = rf"[\"']?(?:\s*time)?[\"']?(?:\s*[:=]\s*|\s+(?:at|is|is at|on)?\s*){_ABOUT}"
+_WRAPPED = re.compile(rf"(?<!\w)[<\[(](\s*{_ABOUT}{_TIME}\s*)[>\])]", re.I)  # `<14.5 seconds>`
 _INTERVALS = [
     re.compile(form.replace("TIME", _BEFORE + _TIME + _AFTER + _OTHER_UNIT), re.I)
     for form in (
-        r"TIME(?:\s*(?:->|-|—|~)\s*|\s+(?:to|until|till|through)\s+)(?!-)" + _TIME + _AFTER + _OTHER_UNIT,
-        r"\bbetween\s+TIME\s+and\s+TIME",
+        rf"TIME(?:\s*(?:->|-|—|~)\s*|\s+(?:to|until|till|through)\s+)(?!-){_ABOUT}" + _TIME + _AFTER + _OTHER_UNIT,
+        rf"\bbetween\s+{_ABOUT}TIME\s+and\s+{_ABOUT}TIME",
         r"[\[(<]\s*TIME\s*,\s*TIME\s*[\])>]",
-        rf"\b(?:start|begin)(?:s|ing)?{_NAMED}TIME\s*[,;]?\s*(?:and\s+)?(?:it\s+)?[\"']?(?:end|stop|finish)(?:s|es|ing)?{_NAMED}TIME",
+        rf"\b(?:start|begin)(?:s|ning|ing)?{_NAMED}TIME\s*[,;]?\s*(?:and\s+)?(?:it\s+)?[\"']?(?:end|stop|finish)(?:s|es|ping|ing)?{_NAMED}TIME",
     )
 ]
 
@@ -219,7 +252,7 @@ def _seconds(time: str) -> float:
 # %% ../nbs/20_rewards.ipynb #d602abae
 def _find_intervals(region: str) -> list[_Hit]:
     "Everything in a region that reads as a start and an end in seconds."
-    hits = []
+    region, hits = _WRAPPED.sub(r" \1 ", region), []
     for form in _INTERVALS:
         for found in form.finditer(_blank(region, hits)):
             start, end = found.groups()
@@ -233,7 +266,7 @@ def _find_intervals(region: str) -> list[_Hit]:
 
 _INTERVAL_DOUBTS = (
     r"\b(?:lasts?|lasting|durations?|long|length|entire|whole|total|normal|un(?:changed|touched|edited|affected)|rest|remaining|sampled|timestamps?"
-    r"|provided|given|shown|rang(?:e|es|ing)|available|looking|watch\w*|analy[sz]\w+|consider\w*|review\w*|check\w*|search\w*"
+    r"|provided|given(?! (?:event|query|moment|action))|shown|rang(?:e|es|ing)|available|looking|watch\w*|analy[sz]\w+|consider\w*|review\w*|check\w*|search\w*"
     r"|(?:video|clip|footage|recording|frames?)(?: clip)?,? (?:runs?|spans?|goes|go|is|are|was|were|has|have|starts?|from|covers?|of|at|with))\b"
 )
 

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..answers import LETTERS, index_of, option_texts, split_options
+from ..answers import _NO_ENDS, _WRONG, LETTERS, index_of, option_texts, split_options
 from ..backends import Budget
 from ..demo import demo_videos
 from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
 from ..folders import check_links
 from ..records import Record, metric_interval, sample_id
-from ..rewards import answer_of, readable, temporal_iou
+from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, temporal_iou
 from ..tables import markdown_text
 from ..tasks import Sample
 
@@ -196,29 +196,63 @@ def first_letter(
     return read
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #fd5f097f
+_DENIED = re.compile(r"(?:n't\b|\b(?:not|never|neither|nor|cannot|unable|doubt|unlikely|except|either|if|whether|other than|rather than|instead of|(?:any\w*|every\w*|all) but)\b)[^,;:.!?\n]*$", re.I)
+_NO_ANSWER = re.compile(r"e\.g|\b(?:example|for instance|such as|formats?|formatted)\b", re.I)
+_NO_ARTICLE = r"(?!(?<=[AaIi])\s+(?!(?:because|since|as|or|and|is)\b)(?-i:[a-z]))"  # "the answer is a kite" names no option A
+
+
+def _stand(pattern: str, text: str, flags: int = 0) -> set[str]:
+    "What a pattern finds where no word before it, nor behind it, says that it is no answer."
+    example = _NO_ANSWER.search(text)
+    said = set()
+    for one in re.finditer(pattern, text, flags):
+        behind = re.match(r"[).]*[^.!?\n]*", text[one.end() : one.end() + 200])[0]
+        denied = _WRONG.match(text, one.end(1)) or _DENIED.search(text[max(0, one.start() - 80) : one.start(1)])
+        if not denied and not _NO_ANSWER.search(behind) and not (example and example.end() <= one.end()):
+            said.add(one[1])
+    return said
+
+# %% ../../nbs/55_benchmarks/00_core.ipynb #268346af
+def _choice_in(part: str, item: Item) -> str | None:
+    "The label that one part of a reply names."
+    whole = re.sub(r"[^\S\n]+", " ", re.sub(r"[*_`\"]", "", part)).strip(" \n>")
+    text = whole.rstrip(". \n")
+    if any(text.endswith(end) and not any(option.rstrip(" .").endswith(end) for option in item.options) for end in _NO_ENDS):
+        return None
+    label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
+    mark = r"[)\].:]" if lettered(item) else r"[).:,]"  # "A, B" is no answer, "Yes, it is" is one
+    options = [_typed(option).strip().rstrip(".") for option in item.options]
+    listed = {own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){re.escape(own)}[.):]\s*{re.escape(option)}", whole, re.I)}
+    marked = listed.union(re.findall(rf"[(\[]({label})[)\]]", text), re.findall(rf"(?:^|\s)[(\[]?({label})(?:[)\]:]|\.(?=\n|$))", whole))
+    named = set(re.findall(rf"(?<![\w'’])({label})(?![\w'’]){_NO_ARTICLE}", text))
+    joined = re.findall(rf"(?<![\w'’])({label})[)\].]*\s*(?:,|\band\b|\bor\b|/|&|\n)\s*[(\[]?({label})(?![\w'’]){_NO_ARTICLE}", text)
+    if len(marked) > 1 or any(one != other for one, other in joined):
+        return None
+    for found in (
+        _stand(rf"^[(\[]?({label})(?:{mark}|\s*$|\n)", text, re.I),
+        _stand(rf"(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[]?({label})(?![\w']){_NO_ARTICLE}", text, re.I),
+        _stand(rf"[(\[]({label})[)\]]", text),
+        _stand(rf"(?:^|(?<!,)(?<!\bor)(?<!\band)\s)({label})[.)]?\s*$", text) if len(named) == 1 else set(),
+    ):
+        if found:
+            return next(own for own in item.labels if own.lower() == [*found][0].lower()) if len(found) == 1 else None
+    if marked:  # and denied
+        return None
+    said = [own for own, option in zip(item.labels, options, strict=False) if option and _stand(rf"(?<!\w)({re.escape(option)})(?!\w)", text, re.I)]
+    return said[0] if len(said) == 1 else None
+
+# %% ../../nbs/55_benchmarks/00_core.ipynb #88e47d7f
 def read_choice(
     reply: str,
     item: Item,
 ) -> str | None:  # a label
-    "What a reply means, in any usual form: the label alone, in brackets, after \"answer is\", or the option's own words."
-    text = answer_of(reply) or ""
-    answer = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    text = re.sub(r"[*_`\"]", "", answer[-1] if answer else text).strip().rstrip(".")
-    label = "|".join(sorted(map(re.escape, item.labels), key=len, reverse=True))
-    mark = r"[)\].:]" if lettered(item) else r"[).:,]"  # "A, B" is no answer, "Yes, it is" is one
-    alone = re.match(rf"^[(\[]?({label})(?:{mark}|\s*$|\n)", text, re.IGNORECASE)
-    said = re.findall(rf"(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[]?({label})(?![\w'])", text, re.IGNORECASE)
-    marked = re.findall(rf"[(\[]({label})[)\]]", text)
-    last = re.findall(rf"(?:^|(?<!,)(?<!\bor)(?<!\band)\s)({label})[.)]?\s*$", text)
-    if len(set(marked)) > 1:
+    "What a reply means, in any usual form: the label alone, in brackets, after \"answer is\", or the option's own words; nothing that it denies, asks or takes back."
+    text = _typed(answer_of(reply) or "")
+    spans, shown = _regions(text, "option|choice")
+    if not spans or _TAKEN_BACK.search(text, spans[-1][0] + 1):
         return None
-    for found in ([alone[1]] if alone else [], said[-1:], marked, last):
-        if found:
-            return next(own for own in item.labels if own.lower() == found[0].lower())
-    plain = text.casefold()
-    options = [option.strip().rstrip(".").casefold() for option in item.options]
-    named = [own for own, option in zip(item.labels, options, strict=False) if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", plain)]
-    return named[0] if len(named) == 1 else None
+    found = {_choice_in(part, item) for part in ([text[slice(*span)] for span in spans] if shown in ("mark", "final") else [text])}
+    return found.pop() if len(found) == 1 else None
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #042afa1d
 def finite(

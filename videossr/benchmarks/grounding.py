@@ -29,10 +29,11 @@ from videossr.benchmarks.core import (
     register_benchmark,
 )
 from ..files import read_text
-from ..rewards import answer_of
+from ..rewards import answer_of, parse_interval
 
 # %% auto #0
-__all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'QV_METRICS', 'any_range', 'lengths_of', 'mean_ap', 'official_charades']
+__all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'LENIENT_GROUNDING', 'QV_METRICS', 'any_range', 'one_range', 'lengths_of',
+           'mean_ap', 'official_charades']
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #2a6dcdd0
 _TIME = r"(?<!\d)(\d+(?::\d+){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)"
@@ -62,8 +63,18 @@ def any_range(
     return finite(_seconds(time) for time in found.groups()) if found else None
 
 
+def one_range(
+    reply: str,
+    item: Item,
+) -> list[float] | None:  # start, end in seconds
+    "The one interval that a reply gives as its answer, read as leniently as those of the pretext tasks; of several none, unless one is marked as final."
+    found = parse_interval(reply, parse="lenient")
+    return list(found) if found else None
+
+
 PAPER_GROUNDING = Scorer(first_range, best_tiou, GROUNDING_METRICS)
 OFFICIAL_GROUNDING = Scorer(any_range, best_tiou, GROUNDING_METRICS)
+LENIENT_GROUNDING = Scorer(one_range, best_tiou, GROUNDING_METRICS)
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #e4ec10e0
 _LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # seconds, above the first and up to the second
@@ -140,7 +151,7 @@ register_benchmark(
         layout="highlight_val_release.jsonl, and videos/<vid>.mp4, already cut to about 150 s.",
         read=_read_qvhighlights,
         example=_example_qvhighlights,
-        scorers={"paper": PAPER_GROUNDING, "official": Scorer(any_range, best_tiou, QV_METRICS)},
+        scorers={"paper": PAPER_GROUNDING, "official": Scorer(any_range, best_tiou, QV_METRICS), "lenient": Scorer(one_range, best_tiou, QV_METRICS)},
         prompts={"paper": paper_grounding},
         settings={"windows": ("best", "first", "single", "each")},
         folders=("videos", ""),
@@ -212,7 +223,7 @@ register_benchmark(
         layout="val_1.json and val_2.json, and videos/<video id>.mp4, .mkv or .webm.",
         read=_read_activitynet,
         example=_example_activitynet,
-        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING},
+        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING},
         prompts={"paper": paper_grounding},
         settings={"file": ("val_1", "val_2")},
         folders=("videos", ""),
@@ -279,7 +290,7 @@ register_benchmark(
         layout="charades_sta_test.txt, charades.json with durations where you have it, and Charades_v1_480/<video id>.mp4.",
         read=_read_charades,
         example=_example_charades,
-        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING},
+        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING},
         prompts={"paper": paper_grounding, "official": official_charades},
         folders=("Charades_v1_480", "videos", ""),
         facts=lambda settings: {"items": 3720, "videos": 1334},
@@ -324,7 +335,7 @@ register_benchmark(
         layout="test.json and val.json, and videos/<name>.avi, or .mp4 where converted.",
         read=_read_tacos,
         example=_example_tacos,
-        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING},
+        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING},
         prompts={"paper": paper_grounding},
         settings={"split": ("test", "val")},
         folders=("videos", ""),

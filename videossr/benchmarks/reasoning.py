@@ -34,11 +34,11 @@ from videossr.benchmarks.core import (
     register_benchmark,
     with_options,
 )
-from ..rewards import answer_of
+from ..rewards import parse_order
 
 # %% auto #0
 __all__ = ['TRACKS', 'DISCIPLINES', 'VCR_PROMPT', 'CVBENCH_TASKS', 'plain_options', 'place_of', 'official_mmmu', 'read_mmmu',
-           'first_order', 'last_order', 'same_order', 'steps_right', 'pooled_steps', 'first_word', 'tagged',
+           'first_order', 'one_order', 'same_order', 'steps_right', 'pooled_steps', 'first_word', 'tagged',
            'official_cvbench']
 
 # %% ../../nbs/55_benchmarks/04_reasoning.ipynb #e5bd56c7
@@ -296,16 +296,14 @@ def first_order(
     return None
 
 
-def last_order(
+def one_order(
     reply: str,
     item: Item,
 ) -> list[int] | None:  # clip numbers from 1
-    "The last full order after any thinking, whether commas, arrows or blanks stand between its numbers."
-    goal, text = list(range(1, len(item.answer) + 1)), (answer_of(reply) or "").replace("*", "")
-    link = r"(?:\s*(?:,|;|->|=>|>|\u2192|-|\u2013)\s*|\s+)(?:and\s+|then\s+)?(?:clip\s*)?"
-    chains = re.findall(rf"\d+(?:{link}\d+)*", text, re.IGNORECASE)
-    orders = [[int(number) for number in re.findall(r"\d+", chain)] for chain in chains]
-    return next((order for order in reversed(orders) if sorted(order) == goal), None)
+    "The one full order that a reply gives as its answer, read as leniently as those of the jigsaw."
+    found = parse_order(reply, len(item.answer), parse="lenient")
+    return [int(clip) for clip in found] if found else None
+
 
 # %% ../../nbs/55_benchmarks/04_reasoning.ipynb #408fb30c
 def same_order(
@@ -371,7 +369,7 @@ register_benchmark(
             "paper": Scorer(first_order, same_order, _EXACT),
             "official": Scorer(first_order, same_order, _EXACT),
             "steps": Scorer(first_order, steps_right, {"step accuracy": pooled_steps}),
-            "lenient": Scorer(last_order, same_order, _EXACT),
+            "lenient": Scorer(one_order, same_order, _EXACT),
         },
         prompts={"paper": lambda item: VCR_PROMPT.format(goal=item.question)},
         folders=("videos", ""),
@@ -379,7 +377,7 @@ register_benchmark(
         notes=(
             "The official prompt is the paper's. That the paper quotes exact orders is inferred: its figures are multiples of 1/365.",
             "data.json itself was not seen: its columns are those that the official code reads. Its orders count from 0, replies from 1.",
-            "The official reader takes the first full order, a preamble's too, and does not strip thinking that ends; \"lenient\" takes the last.",
+            "The official reader takes the first full order, a preamble's too, and does not strip thinking that ends; \"lenient\" takes the one that is given as the answer.",
             "An even choice of few frames may miss the title cards that number the clips.",
         ),
         max_new_tokens=512,

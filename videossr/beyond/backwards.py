@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards import _blind_any, _blind_grounding, _by_size, grounding_reward, parse_counts, parse_interval, reward_for
+from ..rewards import _blind_any, _blind_grounding, _by_size, _typed, grounding_reward, parse_counts, parse_interval, reward_for
 from ..tasks.core import SampleSource, Task, Unsolvable, register, thumbnails
 from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_moving, interval, stretch_likings
 from ..tasks.jigsaw import cut
@@ -178,7 +178,7 @@ def read_backwards(
         return bare and bare.group(1)
     counts = parse_counts(text, 1, parse=parse)
     # it must stand there as a digit: "the second one" is not clip 1
-    return str(counts[0]) if counts and re.search(rf"\b{counts[0]}\b", text) else None
+    return str(counts[0]) if counts and re.search(rf"\b{counts[0]}\b", _typed(text)) else None
 
 
 def _blind_backwards(scored: Sequence[Any], learned: Sequence[Any], strict: bool, rng: np.random.Generator) -> dict[str, Any]:

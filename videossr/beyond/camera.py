@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..rewards import reward_for
+from ..rewards import _plain, _regions, answer_of, reward_for
 from ..tasks.core import Difficulty, SampleSource, Task, Unsolvable, register
 from ..video import Clip, fit_size
 
@@ -252,10 +252,15 @@ def read_motion(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[str, int] | None:  # a key of `MOTIONS` and an amount
     "The motion that a reply names, or `None`; `paper` takes the form that the question asks for and nothing else."
-    found = re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text) if parse == "paper" else _LENIENT.fullmatch(text.strip())
-    if not found or found.group(1).lower() not in MOTIONS:
-        return None
-    return found.group(1).lower(), int(found.group(2))
+    if parse == "paper":
+        said = [re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text)]
+    else:
+        plain = _plain(answer_of(text) or "") or ""
+        spans, shown = _regions(plain, "motion")
+        places = [plain[slice(*span)] for span in spans] if shown in ("mark", "final") else [plain]
+        said = [_LENIENT.fullmatch(place.strip()) for place in places]
+    found = {(one[1].lower(), int(one[2])) if one and one[1].lower() in MOTIONS else None for one in said}
+    return found.pop() if len(found) == 1 else None
 
 
 @reward_for("camera", parser=lambda text, answer, parse: read_motion(text, parse))

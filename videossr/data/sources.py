@@ -297,7 +297,7 @@ def _untagged(solution: Any) -> Any:
     if not isinstance(solution, str) or "<answer>" not in solution:
         return solution
     spans, _ = _regions(solution, "answer")
-    return solution[slice(*spans[-1])].strip()
+    return solution[slice(*spans[-1])].strip() if spans else solution
 
 # %% ../../nbs/30_data/05_sources.ipynb #9faa8de3
 def _with_options(row: dict[str, Any], text: str) -> str:
