@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, register, thumbnails
+from .core import Difficulty, SampleSource, Task, Unsolvable, any_channel, channel_means, packed, register, scaled, thumbnails
 from ..video import Clip
 
 # %% auto #0
@@ -94,20 +94,22 @@ def saturation(
     factor: float,  # 1 changes nothing, 0 gives grey
 ) -> np.ndarray:
     "Moves every pixel away from its own grey."
-    grey = (frames @ LUMA)[..., None]
-    return np.rint(grey + factor * (frames - grey)).clip(0, 255).astype(np.uint8)
+    grey, strong = frames @ LUMA, np.empty(frames.shape, np.uint8)
+    for channel in range(3):
+        strong[..., channel] = np.rint(grey + factor * (frames[..., channel] - grey)).clip(0, 255)
+    return strong
 
 
 @perturbation("the picture has lost its colours", weak="grey video", share=0.1, near=("saturation", "tint"))
 def grayscale(frames: np.ndarray) -> np.ndarray:
     "Brightness alone, in all three channels."
-    return np.repeat(np.rint(frames @ LUMA).astype(np.uint8)[..., None], 3, -1)
+    return packed(np.broadcast_to(np.rint(frames @ LUMA).astype(np.uint8)[..., None], frames.shape))
 
 
 @perturbation("red and blue are swapped", weak="grey video", share=0.1, near=("tint",))
 def channel_swap(frames: np.ndarray) -> np.ndarray:
     "Reads red, green, blue as blue, green, red."
-    return np.ascontiguousarray(frames[..., ::-1])
+    return packed(frames[..., ::-1])
 
 
 @perturbation("the colours are inverted, as in a photographic negative", near=("tint", "channel_swap"))
@@ -119,8 +121,8 @@ def invert(frames: np.ndarray) -> np.ndarray:
 @perturbation("the picture is tinted, as through coloured glass", weak="grey video", share=0.1, near=("channel_swap",))
 def tint(frames: np.ndarray) -> np.ndarray:
     "Scales red and blue, one factor each for all frames, so that their means change places."
-    red, green, blue = np.maximum(frames.mean((0, 1, 2)), 1)
-    return np.rint(frames * np.array([blue / red, 1, red / blue], np.float32)).clip(0, 255).astype(np.uint8)
+    red, green, blue = np.maximum(channel_means(frames), 1)
+    return scaled(frames, np.array([blue / red, 1, red / blue], np.float32))
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #06faa7d3
 @perturbation("the picture is covered with random noise", near=("saturation",), sigma=uniform(35, 70), seed=lambda rng, length: int(rng.integers(2**31)))
@@ -168,13 +170,13 @@ def _on_black(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 @perturbation("the picture is mirrored left to right", cue="edge", weak="symmetric", near=("rotate180", "flip"))
 def mirror(frames: np.ndarray) -> np.ndarray:
     "Left becomes right."
-    return np.ascontiguousarray(frames[:, :, ::-1])
+    return packed(frames[:, :, ::-1])
 
 
 @perturbation("the picture is upside down, turned by 180 degrees", weak="symmetric", near=("mirror", "flip"))
 def rotate180(frames: np.ndarray) -> np.ndarray:
     "Half a turn: the frame keeps its shape."
-    return np.ascontiguousarray(frames[:, ::-1, ::-1])
+    return packed(frames[:, ::-1, ::-1])
 
 
 @perturbation("the picture is zoomed in on its middle", cue="edge", near=("blur", "mirror"), factor=uniform(1.3, 1.5))
@@ -219,7 +221,7 @@ def rim(
 def _quarter_turn(frames: np.ndarray, turns: int) -> np.ndarray:
     "Turns anticlockwise by so many quarters and fits the result into the old size."
     height, width = frames.shape[1:3]
-    turned = np.ascontiguousarray(np.rot90(frames, turns, axes=(1, 2)))
+    turned = packed(np.rot90(frames, turns, axes=(1, 2)))
     if height == width:
         return turned
     scale = min(height / width, width / height)
@@ -345,7 +347,7 @@ def changed_share(
 ) -> np.ndarray:  # float64 (t,), 0..1
     "The share of the pixels of each frame that visibly change."
     gap = np.maximum(before, after) - np.minimum(before, after)
-    return (gap.max(-1) >= levels).mean((1, 2))
+    return any_channel(gap >= levels).mean((1, 2))
 
 
 def mean_change(
@@ -353,7 +355,8 @@ def mean_change(
     after: np.ndarray,  # uint8 (t, H, W, 3)
 ) -> np.ndarray:  # float64 (t,), levels 0..255
     "The mean absolute difference of each frame."
-    return (np.maximum(before, after) - np.minimum(before, after)).mean((1, 2, 3))
+    gap = (np.maximum(before, after) - np.minimum(before, after)).reshape(len(before), before.shape[1], -1)
+    return gap.sum(1, dtype=np.uint32).sum(1, dtype=np.uint64) / gap[0].size
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #b0f30f60
 MOVING = 0.005  # share of pixels that change from one frame to the next where something moves
@@ -363,7 +366,7 @@ DARK = 32  # a frame is dark if fewer than 5 % of its pixels are brighter than t
 
 def _refuse_dark(frames: np.ndarray, detail: str) -> None:
     "Raises `Unsolvable` if some frame shows next to nothing: of all reasons the one that explains most."
-    if ((frames.max(-1) > DARK).mean((1, 2)) < 0.05).any():
+    if (any_channel(frames > DARK).mean((1, 2)) < 0.05).any():
         raise Unsolvable("dark", detail)
 
 
@@ -391,7 +394,7 @@ def check_border(
     top, left = round(height * (1 - 1 / factor) / 2), round(width * (1 - 1 / factor) / 2)
     rim = np.ones((height, width), dtype=bool)
     rim[top : height - top, left : width - left] = False
-    lit = (before[:, rim].max(-1) >= 16).mean(1).min()
+    lit = any_channel(before >= 16)[:, rim].mean(1).min()
     if lit < least:
         raise Unsolvable("dark border", f"only {lit:.1%} of the border covers anything lighter than black")
 
