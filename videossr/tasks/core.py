@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ..video import Clip, VideoError, read_clip, read_pictures
 # %% auto #0
 __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading', 'video_key',
            'has_key', 'sample_rng', 'Task', 'any_channel', 'packed', 'channel_means', 'scaled', 'thumbnails',
-           'preferred', 'register', 'find_task', 'ClipCache', 'SampleSource', 'make_sample', 'row_reading',
+           'preferred', 'register', 'find_task', 'ClipCache', 'of_clip', 'SampleSource', 'make_sample', 'row_reading',
            'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
@@ -231,6 +232,15 @@ class Task(ABC):
     def answer(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "The true answer in the format that the question states."
 
+    def suits(self, clip: Clip, type: str, difficulty: Difficulty) -> None:
+        "Asked once, before anything is drawn: raises `Unsolvable` for a clip from which no draw makes a sample."
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: Difficulty) -> list[Clip]:
+        "Applies and checks a recipe: the clips for `question` and `answer`. A task that can judge without making every frame does so here."
+        clips = self.apply(clip, recipe, sample_source)
+        self.check(clip, clips, recipe, difficulty)
+        return clips
+
     def takes_donor(self, type: str) -> bool:
         "Whether samples of this type show frames of a second video; if not, `donor` is ignored."
         return False
@@ -357,6 +367,21 @@ class ClipCache:
 
 
 CLIP_CACHE = ClipCache()
+_MEASURED: WeakKeyDictionary[Clip, dict[tuple, Any]] = WeakKeyDictionary()
+
+
+def of_clip(
+    measure: Callable[..., Any],  # a function of frames, and of what follows
+    clip: Clip,  # whose frames are measured
+    *more: Any,  # hashable
+) -> Any:  # what `measure` gives
+    "`measure(clip.frames, *more)`, remembered as long as the clip where that is read-only: what no draw changes is measured once."
+    if clip.frames.flags.writeable:
+        return measure(clip.frames, *more)
+    known = _MEASURED.setdefault(clip, {})
+    if (measure, *more) not in known:
+        known[measure, *more] = measure(clip.frames, *more)
+    return known[measure, *more]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #17a71f41
 @dataclass(frozen=True)
@@ -414,11 +439,11 @@ def make_sample(
     donor = str(donor) if donor is not None and maker.takes_donor(type) else None
     source = SampleSource(str(video), dials.reading(), donor)
     clip, rng = source.clip(), sample_rng(seed, key, task, type, index)
+    maker.suits(clip, type, dials)
     for attempt in range(maker.attempts):
         try:
             recipe = maker.propose(clip, type, dials, rng)
-            clips = maker.apply(clip, recipe, source)
-            maker.check(clip, clips, recipe, dials)
+            clips = maker.trial(clip, recipe, source, dials)
             break
         except Unsolvable:
             if attempt == maker.attempts - 1:

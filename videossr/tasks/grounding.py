@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, any_channel, channel_means, packed, register, scaled, thumbnails
+from .core import Difficulty, SampleSource, Task, Unsolvable, any_channel, channel_means, of_clip, packed, register, scaled, thumbnails
 from ..video import Clip
 
 # %% auto #0
@@ -21,9 +21,9 @@ __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DAR
            'rotate180', 'zoom_in', 'zoom_out', 'flip', 'rim', 'rotate90', 'rotate270', 'swap', 'shuffle',
            'stutter_hold', 'slow', 'fast', 'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible',
            'check_border', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order', 'check_hold',
-           'check_pace', 'check_speed', 'weights', 'edit_segment', 'spoil', 'interval', 'ask', 'check_findable',
-           'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoys', 'measures', 'stretch_likings',
-           'Grounding']
+           'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval', 'check_interval',
+           'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy', 'check_decoys',
+           'measures', 'stretch_likings', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -531,6 +531,18 @@ def edit_segment(
         mixed[k] = np.rint((1 - share[k]) * frames[k] + share[k] * mixed[k]).astype(np.uint8)
     return mixed
 
+# %% ../../nbs/10_tasks/01_grounding.ipynb #e7d0bff5
+def edited_part(
+    frames: np.ndarray,  # uint8 (T, H, W, 3)
+    segment: dict[str, Any],  # type, start, length, params, of a perturbation that edits frames and needs no donor
+    fade: int,  # frames over which the change comes and goes
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # before and after, uint8 (t, H, W, 3); the segment, counted from the first of these frames
+    "What `edit_segment` changes, with the frame ahead and the one behind."
+    reach = (fade + 1) // 2 + 1
+    first = max(0, segment["start"] - reach)
+    before, here = frames[first : segment["start"] + segment["length"] + reach], {**segment, "start": segment["start"] - first}
+    return before, edit_segment(before, PERTURBATIONS[segment["type"]], here, fade, lambda span: before[span]), here
+
 # %% ../../nbs/10_tasks/01_grounding.ipynb #5ee65afc
 def spoil(
     clip: Clip,  # as sampled
@@ -575,6 +587,13 @@ def interval(clip: Clip, start: int, length: int) -> str:
     after = start + length
     end = clip.times[after] if after < clip.n_frames else clip.times[-1] + clip.step
     return f"{clip.times[start]:.1f}-{end:.1f}"
+
+
+def check_interval(clip: Clip, segment: dict[str, Any]) -> None:
+    "Raises `Unsolvable` where a segment's true seconds, as they are written, are no interval."
+    low, high = interval(clip, segment["start"], segment["length"]).split("-")
+    if float(high) <= float(low):
+        raise Unsolvable("too short", f"{low} to {high} s is no interval at one decimal")
 
 
 def ask(type: str, fade: int = 0, decoys: int = 0) -> str:
@@ -665,23 +684,32 @@ def decoy_types(
     return found[:n]
 
 
+def check_decoy(
+    before: np.ndarray,  # uint8 (T, H, W, 3), as sampled
+    after: np.ndarray,  # uint8 (T, H, W, 3), with the decoy
+    recipe: dict[str, Any],  # of the sample
+    decoy: dict[str, Any],  # type, start, length
+) -> None:
+    "Raises `Unsolvable` where a decoy cannot be seen, or looks like the change that is asked for."
+    entry, other = PERTURBATIONS[recipe["type"]], PERTURBATIONS[decoy["type"]]
+    span = slice(decoy["start"], decoy["start"] + decoy["length"])
+    check_visible(before[span], after[span], f"weak decoy: {other.weak}", other.share)
+    if entry.needs or entry.cue in ("order", "hold"):
+        return  # another shot, another order: not what one frame looks like
+    asked = entry.edit(before[span], **recipe["params"])
+    core = slice(span.start + recipe.get("fade", 0) // 2, span.stop - recipe.get("fade", 0) // 2)
+    if changed_share(asked[core.start - span.start : core.stop - span.start], after[core]).min() < entry.share:
+        raise Unsolvable("ambiguous decoy", f"{decoy['type']} looks like {recipe['type']} in some frame")
+
+
 def check_decoys(
     before: np.ndarray,  # uint8 (T, H, W, 3), as sampled
     after: np.ndarray,  # uint8 (T, H, W, 3), as shown
     recipe: dict[str, Any],  # between the two
 ) -> None:
-    "Raises `Unsolvable` where a decoy cannot be seen, or looks like the change that is asked for."
-    entry = PERTURBATIONS[recipe["type"]]
+    "As `check_decoy`, for each."
     for decoy in recipe.get("decoys", ()):
-        span = slice(decoy["start"], decoy["start"] + decoy["length"])
-        other = PERTURBATIONS[decoy["type"]]
-        check_visible(before[span], after[span], f"weak decoy: {other.weak}", other.share)
-        if entry.needs or entry.cue in ("order", "hold"):
-            continue  # another shot, another order: not what one frame looks like
-        asked = entry.edit(before[span], **recipe["params"])
-        core = slice(span.start + recipe.get("fade", 0) // 2, span.stop - recipe.get("fade", 0) // 2)
-        if changed_share(asked[core.start - span.start : core.stop - span.start], after[core]).min() < entry.share:
-            raise Unsolvable("ambiguous decoy", f"{decoy['type']} looks like {recipe['type']} in some frame")
+        check_decoy(before, after, recipe, decoy)
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #60277d0e
 def measures(
@@ -754,12 +782,15 @@ class Grounding(Task):
         "Whether frames of a second video are shown."
         return PERTURBATIONS[type].needs == "donor"
 
-    def propose(self, clip: Clip, type: str, difficulty: GroundingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "Draws length, place and dials; raises `Unsolvable` for a clip of fewer than 8 frames."
+    def suits(self, clip: Clip, type: str, difficulty: GroundingDifficulty) -> None:
+        "Raises `Unsolvable` for a clip of fewer than 8 frames, and for one without a pace where speed is asked for."
         if clip.n_frames < 8:
             raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least 8 are needed")
         if PERTURBATIONS[type].cue == "speed":
             check_pace(clip.frames)  # before the source is read at other times, which is slow
+
+    def propose(self, clip: Clip, type: str, difficulty: GroundingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
+        "Draws length, place and dials."
         if difficulty.fade and PERTURBATIONS[type].cue in ("order", "hold", "speed"):
             raise ValueError(f"{type} cannot fade in: it acts on the order of frames, not on pictures; set fade=0")
         low, high = difficulty.lengths(clip.n_frames)
@@ -767,7 +798,7 @@ class Grounding(Task):
         lengths = rng.integers(low, high + 1, len(kinds)).tolist()
         starts = place_segments(lengths, clip.n_frames, difficulty.space, rng)
         if difficulty.at_cuts:
-            starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, cuts(clip.frames))
+            starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, of_clip(cuts, clip))
         turn = rng.permutation(len(kinds))  # which of the places is the one asked for
         asked, *decoys = [
             {"type": kind, "start": starts[k], "length": lengths[k], "params": {key: draw(rng, lengths[k]) for key, draw in PERTURBATIONS[kind].dials.items()}}
@@ -782,9 +813,7 @@ class Grounding(Task):
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: GroundingDifficulty) -> None:
         "Raises `Unsolvable` where the answer is no interval or could not be found."
-        low, high = self.answer(recipe, clips).split("-")
-        if float(high) <= float(low):
-            raise Unsolvable("too short", f"{low} to {high} s is no interval at one decimal")
+        check_interval(clip, recipe)
         alone = clips[0].frames
         if recipe.get("decoys"):
             alone, reach = alone.copy(), (recipe.get("fade", 0) + 1) // 2
@@ -793,6 +822,20 @@ class Grounding(Task):
                 alone[span] = clip.frames[span]
         check_findable(clip.frames, alone, recipe)
         check_decoys(clip.frames, clips[0].frames, recipe)
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: GroundingDifficulty) -> list[Clip]:
+        "As `apply` and `check`, on what changes and the frames beside it alone, where that decides."
+        segments = [recipe, *recipe.get("decoys", ())]
+        if any(PERTURBATIONS[one["type"]].needs or PERTURBATIONS[one["type"]].cue == "hold" for one in segments):
+            return super().trial(clip, recipe, sample_source, difficulty)
+        check_interval(clip, recipe)
+        for segment in segments:
+            before, after, here = edited_part(clip.frames, segment, recipe.get("fade", 0))
+            if segment is recipe:
+                check_findable(before, after, here)
+            else:
+                check_decoy(before, after, recipe, here)
+        return [clip]
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "One frame for all types."
