@@ -378,10 +378,10 @@ def of_clip(
     "`measure(clip.frames, *more)`, remembered as long as the clip where that is read-only: what no draw changes is measured once."
     if clip.frames.flags.writeable:
         return measure(clip.frames, *more)
-    known = _MEASURED.setdefault(clip, {})
-    if (measure, *more) not in known:
-        known[measure, *more] = measure(clip.frames, *more)
-    return known[measure, *more]
+    known, name = _MEASURED.setdefault(clip, {}), (measure, *more)
+    if name not in known:
+        known[name] = measure(clip.frames, *more)
+    return known[name]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #17a71f41
 @dataclass(frozen=True)
