@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -143,10 +144,19 @@ _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of 
 
 
 def _fingerprint(path: str | Path, n_middle: int) -> str:
-    "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
-    path = Path(path)
+    "As `_digest`, which is remembered until the file changes. Raises `VideoError`."
     try:
-        size = path.stat().st_size
+        stat = os.stat(path)
+    except OSError as error:
+        raise VideoError(path, f"cannot be read: {error.strerror}") from error
+    return _digest(os.path.abspath(path), n_middle, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev))
+
+
+@lru_cache(1024)
+def _digest(path: str, n_middle: int, state: tuple[int, ...]) -> str:
+    "Of a file's size, the first of `state`, its ends and, where they leave something out, of pieces between them."
+    try:
+        size, path = state[0], Path(path)
         room = size - 2 * _ENDS
         pieces = [_ENDS + room * (2 * piece + 1) // (2 * n_middle) for piece in range(n_middle)] if room > 0 else []
         digest = hashlib.blake2b(str(size).encode(), digest_size=10 if pieces else 8)

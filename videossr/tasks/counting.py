@@ -18,8 +18,8 @@ from ..video import Clip
 
 # %% auto #0
 __all__ = ['KINDS', 'DECOYS', 'Shape', 'outline', 'signed_distance', 'coverage', 'paint', 'draw', 'CountingDifficulty',
-           'spaced_frames', 'contrast', 'softness', 'place_shape', 'new_shape', 'fill_frame', 'gap', 'check_shapes',
-           'shapes_of', 'totals', 'softness_of', 'draw_shapes', 'draw_decoys', 'regions', 'blob_counts',
+           'spaced_frames', 'contrast', 'softness', 'place_shape', 'new_shape', 'fill_frame', 'gap', 'check_places',
+           'check_shapes', 'shapes_of', 'totals', 'softness_of', 'draw_shapes', 'draw_decoys', 'regions', 'blob_counts',
            'count_likings', 'Counting']
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #20d70e29
@@ -203,8 +203,9 @@ def contrast(
     top, left = max(0, int(shape.y - reach)), max(0, int(shape.x - reach))
     part = frame[top : int(shape.y + reach) + 1, left : int(shape.x + reach) + 1]
     moved = replace(shape, x=shape.x - left, y=shape.y - top)
-    near = signed_distance(moved, *part.shape[:2]) < _ring(shape)
-    apart = (part[near] - paint(moved, *part.shape[:2])[near]) @ _YCC.T
+    near = np.flatnonzero(signed_distance(moved, *part.shape[:2]) < _ring(shape))
+    color = paint(moved, *part.shape[:2]).reshape(-1, 3)[near] if shape.shade else np.asarray(shape.color, float)
+    apart = (part.reshape(-1, 3).take(near, axis=0) - color) @ _YCC.T
     light, blue, red = apart.T ** 2
     return float(np.quantile(np.sqrt(light + blue + red), 0.1))
 
@@ -312,13 +313,13 @@ def gap(
     return float((signed_distance(one, height, width) + signed_distance(two, height, width)).min())
 
 
-def check_shapes(
-    frames: np.ndarray,  # uint8 (T, H, W, 3), without the shapes
+def check_places(
     shapes: Sequence[Shape],
+    height: int,  # of the frame, pixels
+    width: int,  # of the frame, pixels
     difficulty: CountingDifficulty,
 ) -> None:
-    "Raises `Unsolvable`: overlap, cut off, too small, low contrast."
-    height, width = frames.shape[1:3]
+    "Raises `Unsolvable`: overlap, cut off, too small."
     for one, two in combinations(shapes, 2):
         if one.frame == two.frame and gap(one, two, height, width) < 2 + (_haze(one) + _haze(two)) / 2:
             raise Unsolvable("overlap", f"a {one.kind} and a {two.kind} touch on frame {one.frame}")
@@ -328,6 +329,16 @@ def check_shapes(
             raise Unsolvable("cut off", f"a {shape.kind} leaves frame {shape.frame}")
         if shape.size < difficulty.min_size or (shape.soft > 0.5 and shape.soft > shape.size / 11):
             raise Unsolvable("too small", f"a {shape.kind} of {shape.size} pixels on frame {shape.frame}")
+
+
+def check_shapes(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), without the shapes
+    shapes: Sequence[Shape],
+    difficulty: CountingDifficulty,
+) -> None:
+    "As `check_places`, and low contrast."
+    check_places(shapes, *frames.shape[1:3], difficulty)
+    for shape in shapes:
         seen = contrast(frames[shape.frame], shape)
         if seen < difficulty.min_contrast:
             raise Unsolvable("low contrast", f"a {shape.kind} on frame {shape.frame} differs by {seen:.0f} of 255")
@@ -554,8 +565,8 @@ class Counting(Task):
         check_shapes(clip.frames, shapes_of(recipe) + shapes_of(recipe, "decoys"), difficulty)
 
     def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: CountingDifficulty) -> list[Clip]:
-        "The clip without its shapes: the check asks where they would be and in what colour, and draws none."
-        self.check(clip, [clip], recipe, difficulty)
+        "The clip without its shapes, which need not be drawn to see where they would be; `place_shape` has asked for contrast."
+        check_places(shapes_of(recipe) + shapes_of(recipe, "decoys"), *clip.frames.shape[1:3], difficulty)
         return [clip]
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:

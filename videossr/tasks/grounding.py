@@ -20,10 +20,10 @@ __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DAR
            'perturbation', 'saturation', 'grayscale', 'channel_swap', 'invert', 'tint', 'noise', 'blur', 'mirror',
            'rotate180', 'zoom_in', 'zoom_out', 'flip', 'rim', 'rotate90', 'rotate270', 'swap', 'shuffle',
            'stutter_hold', 'slow', 'fast', 'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible',
-           'check_border', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order', 'check_hold',
-           'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval', 'check_interval',
-           'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy', 'check_decoys',
-           'measures', 'stretch_likings', 'Grounding']
+           'check_border', 'surely_bordered', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order',
+           'check_hold', 'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval',
+           'check_interval', 'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy',
+           'check_decoys', 'measures', 'stretch_likings', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -397,6 +397,26 @@ def check_border(
     lit = any_channel(before >= 16)[:, rim].mean(1).min()
     if lit < least:
         raise Unsolvable("dark border", f"only {lit:.1%} of the border covers anything lighter than black")
+
+# %% ../../nbs/10_tasks/01_grounding.ipynb #5773ca9a
+def surely_bordered(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), the clip as sampled
+    segment: dict[str, Any],  # type, start, length, params; fade where there is one
+) -> bool:
+    "Whether what turns black decides alone that `check_visible` and `check_border` are met, so that the shrunk picture need not be made."
+    if segment["type"] not in ("zoom_out", "rim") or segment.get("fade"):
+        return False
+    before, factor = frames[segment["start"] : segment["start"] + segment["length"]], segment["params"]["factor"]
+    height, width = before.shape[1:3]
+    tall, wide = round(height / factor), round(width / factor)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    light = any_channel(before >= 16)  # and black afterwards, beyond the picture
+    inside = light[:, top : top + tall, left : left + wide].sum((1, 2))
+    try:
+        check_border(before, factor)
+    except Unsolvable:
+        return False
+    return bool((light.sum((1, 2)) - inside).min() / (height * width) >= PERTURBATIONS[segment["type"]].share)
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #8680418c
 def edge_pairs(n_frames: int, start: int, length: int, fade: int = 0) -> list[tuple[int, int]]:
@@ -830,6 +850,8 @@ class Grounding(Task):
             return super().trial(clip, recipe, sample_source, difficulty)
         check_interval(clip, recipe)
         for segment in segments:
+            if segment is recipe and surely_bordered(clip.frames, recipe):
+                continue
             before, after, here = edited_part(clip.frames, segment, recipe.get("fade", 0))
             if segment is recipe:
                 check_findable(before, after, here)
