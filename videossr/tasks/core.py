@@ -47,12 +47,13 @@ class Unsolvable(ValueError):
         self,
         reason: str,  # slug, e.g. "still scene"
         detail: str = "",  # what was measured, for a person
+        final: bool = False,  # whether no other seed or index helps
     ):
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.final = reason, detail, final
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.reason, self.detail)  # so that it survives the way back from a worker process
+        return type(self), (self.reason, self.detail, self.final)  # so that it survives the way back from a worker process
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c3916275
 @dataclass(frozen=True)
@@ -449,7 +450,11 @@ def make_sample(
     donor = str(donor) if donor is not None and maker.takes_donor(type) else None
     source = SampleSource(str(video), dials.reading(), donor)
     clip, rng = source.clip(), sample_rng(seed, key, task, type, index)
-    maker.suits(clip, type, dials)
+    try:
+        maker.suits(clip, type, dials)
+    except Unsolvable as error:
+        error.final = True
+        raise
     for attempt in range(maker.attempts):
         try:
             recipe = maker.propose(clip, type, dials, rng)
