@@ -86,6 +86,12 @@ _PRESETS = {
 }
 
 # %% ../../nbs/25_beyond/00_backwards.ipynb #3d7ee69b
+def _refuse_short(clip: Clip, type: str, difficulty: BackwardsDifficulty) -> None:
+    needed = 2 * difficulty.n_clips if type == "clip" else 8
+    if clip.n_frames < needed:
+        raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least {needed} are needed")
+
+
 def check_turns(clip: Clip, n_clips: int, difficulty: BackwardsDifficulty) -> None:
     "Raises `Unsolvable` where one of so many parts of a clip fits as well backwards, whichever is turned."
     costs = of_clip(turn_cost, clip, n_clips)
@@ -127,14 +133,13 @@ class Backwards(Task):
 
     def suits(self, clip: Clip, type: str, difficulty: BackwardsDifficulty) -> None:
         "Raises `Unsolvable` where there are too few frames, and where some clip fits as well backwards."
-        needed = 2 * difficulty.n_clips if type == "clip" else 8
-        if clip.n_frames < needed:
-            raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least {needed} are needed")
+        _refuse_short(clip, type, difficulty)
         if type == "clip":
             check_turns(clip, difficulty.n_clips, difficulty)
 
     def propose(self, clip: Clip, type: str, difficulty: BackwardsDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "Draws an order and one of its clips, or a segment."
+        "Draws an order and one of its clips, or a segment; raises `Unsolvable` where there are too few frames."
+        _refuse_short(clip, type, difficulty)
         n_clips = difficulty.n_clips
         if type == "clip":
             return {"type": type, "n_clips": n_clips, "order": rng.permutation(n_clips).tolist(), "place": int(rng.integers(n_clips))}

@@ -172,7 +172,7 @@ def _digest(path: str, n_middle: int, state: tuple[int, ...]) -> str:
         raise VideoError(path, f"cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
-
+# %% ../../nbs/10_tasks/00_core.ipynb #0e40a8d7
 def video_key(
     path: str | Path,  # a readable file
 ) -> str:  # 20 hex digits, 16 for a file of at most 128 KiB
@@ -205,6 +205,15 @@ class Task(ABC):
     train_types: ClassVar[tuple[str, ...]]  # kinds that the paper trains on
     difficulties: ClassVar[dict[str, Difficulty]]  # named presets: easy, hard, train and demo
     attempts: ClassVar[int] = 8  # recipes proposed before a video is refused
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        "A class with an `apply` or a `check` of its own does not inherit the shortcuts of another."
+        super().__init_subclass__(**settings)
+        own = vars(cls).keys()
+        if own & {"apply", "check"} and "trial" not in own:
+            cls.trial = Task.trial
+        if "check" in own and "suits" not in own:
+            cls.suits = Task.suits
 
     @abstractmethod
     def propose(
@@ -378,6 +387,8 @@ class ClipCache:
 
 
 CLIP_CACHE = ClipCache()
+
+# %% ../../nbs/10_tasks/00_core.ipynb #33241dd5
 _MEASURED: WeakKeyDictionary[Clip, dict[tuple, Any]] = WeakKeyDictionary()
 
 

@@ -312,7 +312,7 @@ def gap(
         return float(apart)
     return float((signed_distance(one, height, width) + signed_distance(two, height, width)).min())
 
-
+# %% ../../nbs/10_tasks/02_counting.ipynb #3e152290
 def check_places(
     shapes: Sequence[Shape],
     height: int,  # of the frame, pixels

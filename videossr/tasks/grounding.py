@@ -23,7 +23,7 @@ __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DAR
            'check_border', 'surely_bordered', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order',
            'check_hold', 'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval',
            'check_interval', 'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy',
-           'check_decoys', 'measures', 'stretch_likings', 'Grounding']
+           'measures', 'stretch_likings', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -609,6 +609,11 @@ def interval(clip: Clip, start: int, length: int) -> str:
     return f"{clip.times[start]:.1f}-{end:.1f}"
 
 
+def _refuse_short(clip: Clip) -> None:
+    if clip.n_frames < 8:
+        raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least 8 are needed")
+
+
 def check_interval(clip: Clip, segment: dict[str, Any]) -> None:
     "Raises `Unsolvable` where a segment's true seconds, as they are written, are no interval."
     low, high = interval(clip, segment["start"], segment["length"]).split("-")
@@ -721,16 +726,6 @@ def check_decoy(
     if changed_share(asked[core.start - span.start : core.stop - span.start], after[core]).min() < entry.share:
         raise Unsolvable("ambiguous decoy", f"{decoy['type']} looks like {recipe['type']} in some frame")
 
-
-def check_decoys(
-    before: np.ndarray,  # uint8 (T, H, W, 3), as sampled
-    after: np.ndarray,  # uint8 (T, H, W, 3), as shown
-    recipe: dict[str, Any],  # between the two
-) -> None:
-    "As `check_decoy`, for each."
-    for decoy in recipe.get("decoys", ()):
-        check_decoy(before, after, recipe, decoy)
-
 # %% ../../nbs/10_tasks/01_grounding.ipynb #60277d0e
 def measures(
     frames: np.ndarray,  # uint8 (T, H, W, 3)
@@ -804,13 +799,13 @@ class Grounding(Task):
 
     def suits(self, clip: Clip, type: str, difficulty: GroundingDifficulty) -> None:
         "Raises `Unsolvable` for a clip of fewer than 8 frames, and for one without a pace where speed is asked for."
-        if clip.n_frames < 8:
-            raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least 8 are needed")
+        _refuse_short(clip)
         if PERTURBATIONS[type].cue == "speed":
             check_pace(clip.frames)  # before the source is read at other times, which is slow
 
     def propose(self, clip: Clip, type: str, difficulty: GroundingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "Draws length, place and dials."
+        "Draws length, place and dials; raises `Unsolvable` for a clip of fewer than 8 frames."
+        _refuse_short(clip)
         if difficulty.fade and PERTURBATIONS[type].cue in ("order", "hold", "speed"):
             raise ValueError(f"{type} cannot fade in: it acts on the order of frames, not on pictures; set fade=0")
         low, high = difficulty.lengths(clip.n_frames)
@@ -841,7 +836,8 @@ class Grounding(Task):
                 span = slice(max(0, decoy["start"] - reach), decoy["start"] + decoy["length"] + reach)
                 alone[span] = clip.frames[span]
         check_findable(clip.frames, alone, recipe)
-        check_decoys(clip.frames, clips[0].frames, recipe)
+        for decoy in recipe.get("decoys", ()):
+            check_decoy(clip.frames, clips[0].frames, recipe, decoy)
 
     def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: GroundingDifficulty) -> list[Clip]:
         "As `apply` and `check`, on what changes and the frames beside it alone, where that decides."
@@ -873,4 +869,4 @@ class Grounding(Task):
         return [interval(clips[0], first, stop - first) for first, stop in stretches.tolist()], likings
 
 
-register(Grounding())
+register(Grounding());

@@ -121,6 +121,12 @@ def check_order(
     _refuse(findability(frames, difficulty.n_clips), difficulty)
 
 
+def _refuse_short(clip: Clip, difficulty: JigsawDifficulty) -> None:
+    needed = difficulty.n_clips * (difficulty.min_frames + difficulty.gap_of(clip.n_frames))
+    if clip.n_frames < needed:
+        raise Unsolvable("too few frames", f"{clip.n_frames}, but {difficulty.n_clips} clips need {needed}")
+
+
 def _refuse(found: Findability, difficulty: JigsawDifficulty) -> None:
     if found.motion < 2 * difficulty.min_change:
         raise Unsolvable("still scene", f"no two frames differ by more than {found.motion:.1f} of 255")
@@ -273,13 +279,12 @@ class Jigsaw(Task):
 
     def suits(self, clip: Clip, type: str, difficulty: JigsawDifficulty) -> None:
         "Raises `Unsolvable` for too few frames, and as `check_order`: no order that is drawn makes a video better."
-        needed = difficulty.n_clips * (difficulty.min_frames + difficulty.gap_of(clip.n_frames))
-        if clip.n_frames < needed:
-            raise Unsolvable("too few frames", f"{clip.n_frames}, but {difficulty.n_clips} clips need {needed}")
+        _refuse_short(clip, difficulty)
         _refuse(clip_findability(clip, difficulty.n_clips), difficulty)
 
     def propose(self, clip: Clip, type: str, difficulty: JigsawDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "A random order."
+        "A random order; raises `Unsolvable` for too few frames."
+        _refuse_short(clip, difficulty)
         n_clips, gap = difficulty.n_clips, difficulty.gap_of(clip.n_frames)
         recipe = {"n_clips": n_clips, "order": rng.permutation(n_clips).tolist()}
         if difficulty.zoom or difficulty.light:
@@ -295,8 +300,8 @@ class Jigsaw(Task):
         return [one.with_frames(look_at(one.frames, recipe["looks"][part], tone)) for one, part in zip(shown, recipe["order"])]
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: JigsawDifficulty) -> None:
-        "As `suits`."
-        self.suits(clip, "order", difficulty)
+        "As `check_order`."
+        _refuse(clip_findability(clip, difficulty.n_clips), difficulty)
 
     def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: JigsawDifficulty) -> list[Clip]:
         "The video itself: neither question nor answer depends on how its parts are shown, and `suits` has looked at it."
