@@ -341,6 +341,22 @@ def test_a_verdict_holds_for_all_shards(videos, tmp_path, monkeypatch):
     assert {row["reason"] for _, refusals in made for row in refusals} == {"unreadable video"}
 
 
+def test_a_video_that_no_draw_makes_fit_is_measured_once(videos, tmp_path, monkeypatch):
+    measured = Counter()
+
+    def unfit(task, path, **settings):
+        measured[path] += 1
+        raise build.Unsolvable("still scene", "no two frames differ", final=settings["type"] == "order")
+
+    monkeypatch.setattr(build, "make_sample", unfit)
+    for row, least in (({"task": "jigsaw", "type": "order"}, 1), ({"task": "counting", "type": "shapes"}, 2), ({"task": "grounding"}, 2)):
+        plan = make_plan(videos, [row], {"train": 20}, shard_size=10)
+        measured.clear()
+        told = [make_shard(plan, "train", shard, Verdicts(tmp_path / row["task"])) for shard in (0, 1)]
+        assert max(measured.values()) == least, row
+        assert told == [make_shard(plan, "train", shard, Verdicts(tmp_path / f"{row['task']}-{shard}")) for shard in (0, 1)], "the same refusals without a memory"
+
+
 def test_parquet_opens_elsewhere(whole):
     table = pq.read_table(whole / "samples" / "train-00000.parquet")
     assert table.column_names == ["task", "type", "video", "recipe", "question", "answer", "seed", "index", "donor", "group"]

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import oracle_counts, oracle_interval, oracle_order
 
-from videossr.demo import demo_videos
+import videossr.beyond  # noqa: F401 (its tasks too)
+from videossr.demo import demo_videos, paint_evening, write_mp4
 from videossr.rewards import REWARDS, counting_reward, grounding_reward, jigsaw_reward, parse_counts, parse_interval, parse_order
-from videossr.tasks import TASKS, Sample, Unsolvable, core, make_sample, render
+from videossr.tasks import TASKS, Sample, Unsolvable, core, grounding, jigsaw, make_sample, render
 
 # ------------------------------------------------------------------------------------------------------- paper parsing
 
@@ -184,6 +185,87 @@ def some_samples(videos):
                 yield make_sample(task, videos[0], type=type_, seed=5, difficulty=next(iter(TASKS[task].difficulties)), donor=videos[1])
             except Unsolvable:
                 continue
+
+
+# ------------------------------------------------------------------------------------------------- pixels by channel
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.integers(1, most) for most in (4, 40, 60)]), st.sampled_from([2, 40, 256]))
+@settings(max_examples=150, deadline=None)
+def test_measures_by_channel_are_numpys_to_the_bit(seed, shape, levels):
+    rng = np.random.default_rng(seed)
+    before, after = rng.integers(256 - levels, 256, (2, *shape, 3), dtype=np.uint8)
+    before = before[:, ::-1] if seed % 2 else before  # a view, not in the order of memory
+    gap, factors = np.abs(before.astype(int) - after), rng.uniform(0, 2, 3).astype(rng.choice([np.float32, np.float64]))
+    block = max(1, min(shape[1:]) // 16)
+    down, across = shape[1] // block, shape[2] // block
+    blocks = before[:, : down * block, : across * block].reshape(shape[0], down, block, across, block, 3)
+    luma = np.asarray(before @ grounding.LUMA)[..., None]
+    pairs = {
+        "any_channel": (core.any_channel(before > 200), (before > 200).any(-1)),
+        "packed": (core.packed(before[:, :, ::-1]), np.ascontiguousarray(before[:, :, ::-1])),
+        "channel_means": (core.channel_means(before), before.mean((0, 1, 2))),
+        "scaled": (core.scaled(before, factors), np.rint(before * factors).clip(0, 255).astype(np.uint8)),
+        "thumbnails": (core.thumbnails(before), blocks.mean(axis=(2, 4), dtype=np.float32)),
+        "changed_share": (grounding.changed_share(before, after), (gap.max(-1) >= 16).mean((1, 2))),
+        "mean_change": (grounding.mean_change(before, after), gap.mean((1, 2, 3))),
+        "saturation": (grounding.saturation(before, 2.0), np.rint(luma + 2.0 * (before - luma)).clip(0, 255).astype(np.uint8)),
+        "grayscale": (grounding.grayscale(before), np.repeat(np.rint(luma).astype(np.uint8), 3, -1)),
+    }
+    for name, (ours, theirs) in pairs.items():
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs), name
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9))
+@settings(max_examples=30, deadline=None)
+def test_frame_distances_are_those_of_all_pairs(seed, n_frames):
+    frames = np.random.default_rng(seed).integers(0, 256, (n_frames, 40, 70, 3), dtype=np.uint8)
+    small = core.thumbnails(frames)
+    change = np.abs(small[:, None] - small[None]).max(axis=-1).reshape(n_frames, n_frames, -1)
+    for ours, theirs in zip(jigsaw.frame_distances(frames), (np.quantile(change, 0.98, axis=-1), change.mean(axis=-1)), strict=True):
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+def outcome(task, video, **settings):
+    "A sample, or why there is none."
+    try:
+        return make_sample(task, video, **settings)
+    except Unsolvable as error:
+        return error.reason, str(error)
+
+
+@pytest.fixture(scope="module")
+def hard_videos(tmp_path_factory):
+    "One that begins in the dark, one without colours, one with a dark rim that is the same on both sides."
+    folder, evening = tmp_path_factory.mktemp("hard"), paint_evening(np.random.default_rng(8))
+    ramp = np.linspace(0, 1, len(evening))[:, None, None, None]
+    rim = np.ones((*evening.shape[1:3], 1))
+    rim[16:-16, 16:-16] = 0
+    mirrored = np.concatenate([evening[:, :, :80], evening[:, :, 79::-1]], 2)
+    kinds = {"dark": evening * ramp**2, "grey": evening.mean(-1, keepdims=True).repeat(3, -1), "rim": mirrored * np.where(rim, ramp / 4, 1)}
+    return [write_mp4(folder / f"{name}.mp4", frames.astype(np.uint8)) for name, frames in kinds.items()]
+
+
+def test_a_trial_decides_as_apply_and_check_do(videos, hard_videos, monkeypatch):
+    "A task may look at less than all frames while it draws; the sample or the rejection is the one that looking at all gives."
+    fading = grounding.GroundingDifficulty(n_frames=16, max_pixels=64 * 64, min_length=3, max_length=4, decoys=1, fade=2, at_cuts=True)
+    cases = [(name, type, level) for name, task in TASKS.items() for type in task.types for level in ("demo", "plain") if level in task.difficulties]
+    cases += [("grounding", type, fading) for type in TASKS["grounding"].types if grounding.PERTURBATIONS[type].cue not in ("order", "hold", "speed")]
+
+    def outcomes():
+        return [
+            outcome(task, video, type=type, difficulty=level, index=index, donor=videos[1], seed=5)
+            for video in (videos[0], *hard_videos) for task, type, level in cases for index in range(2)
+        ]  # fmt: skip
+
+    made = outcomes()
+    for task in TASKS.values():
+        monkeypatch.setattr(type(task), "trial", core.Task.trial)
+    core._MEASURED.clear()
+    assert outcomes() == made
+    kinds = [type(one) for one in made]
+    assert min(kinds.count(Sample), kinds.count(tuple)) > len(kinds) / 10, "both samples and rejections were compared"
+    assert len({one[0] for one in made if isinstance(one, tuple)}) > 5, "of many reasons"
 
 
 FRESH = """

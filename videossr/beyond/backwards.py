@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from ..rewards import _blind_any, _blind_grounding, _by_size, _typed, grounding_reward, parse_counts, parse_interval, reward_for
-from ..tasks.core import SampleSource, Task, Unsolvable, register, thumbnails
-from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_moving, interval, stretch_likings
+from ..tasks.core import SampleSource, Task, Unsolvable, of_clip, register, thumbnails
+from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_interval, check_moving, interval, stretch_likings
 from ..tasks.jigsaw import cut
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['backwards_part', 'one_backwards', 'turn_cost', 'BackwardsDifficulty', 'check_backwards', 'ask_backwards', 'Backwards',
-           'read_backwards', 'backwards_reward', 'chain_cost', 'clip_likings', 'segment_likings']
+__all__ = ['backwards_part', 'one_backwards', 'turn_cost', 'BackwardsDifficulty', 'check_turns', 'check_backwards',
+           'ask_backwards', 'Backwards', 'read_backwards', 'backwards_reward', 'chain_cost', 'clip_likings',
+           'segment_likings']
 
 # %% ../../nbs/25_beyond/00_backwards.ipynb #a82cdba6
 def backwards_part(
@@ -85,6 +86,19 @@ _PRESETS = {
 }
 
 # %% ../../nbs/25_beyond/00_backwards.ipynb #3d7ee69b
+def _refuse_short(clip: Clip, type: str, difficulty: BackwardsDifficulty) -> None:
+    needed = 2 * difficulty.n_clips if type == "clip" else 8
+    if clip.n_frames < needed:
+        raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least {needed} are needed")
+
+
+def check_turns(clip: Clip, n_clips: int, difficulty: BackwardsDifficulty) -> None:
+    "Raises `Unsolvable` where one of so many parts of a clip fits as well backwards, whichever is turned."
+    costs = of_clip(turn_cost, clip, n_clips)
+    if costs.min() < difficulty.min_direction:
+        raise Unsolvable("no direction", f"part {costs.argmin() + 1} of {len(costs)} fits backwards: seams {costs.min():.2f} times as rough")
+
+
 def check_backwards(
     before: Clip,  # the video as sampled
     clips: Sequence[Clip],  # as shown
@@ -93,16 +107,11 @@ def check_backwards(
 ) -> None:
     "Raises `Unsolvable` where forwards and backwards look alike: no direction, still scene, cut at the edge."
     if recipe["type"] == "clip":
-        costs = turn_cost(before.frames, recipe["n_clips"])
-        if costs.min() < difficulty.min_direction:
-            raise Unsolvable("no direction", f"part {costs.argmin() + 1} of {len(costs)} fits backwards: seams {costs.min():.2f} times as rough")
-        return
+        return check_turns(before, recipe["n_clips"], difficulty)
     start, length = recipe["start"], recipe["length"]
     check_moving(before.frames[start : start + length])
     check_edges(before.frames, clips[0].frames, start, length)
-    low, high = parse_interval(interval(before, start, length))
-    if high <= low:
-        raise Unsolvable("too short", f"{low} to {high} s is no interval at one decimal")
+    check_interval(before, recipe)
 
 
 def ask_backwards(recipe: dict[str, Any]) -> str:
@@ -122,12 +131,16 @@ class Backwards(Task):
     train_types = ("clip",)
     difficulties = _PRESETS
 
+    def suits(self, clip: Clip, type: str, difficulty: BackwardsDifficulty) -> None:
+        "Raises `Unsolvable` where there are too few frames, and where some clip fits as well backwards."
+        _refuse_short(clip, type, difficulty)
+        if type == "clip":
+            check_turns(clip, difficulty.n_clips, difficulty)
+
     def propose(self, clip: Clip, type: str, difficulty: BackwardsDifficulty, rng: np.random.Generator) -> dict[str, Any]:
         "Draws an order and one of its clips, or a segment; raises `Unsolvable` where there are too few frames."
+        _refuse_short(clip, type, difficulty)
         n_clips = difficulty.n_clips
-        needed = 2 * n_clips if type == "clip" else 8
-        if clip.n_frames < needed:
-            raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least {needed} are needed")
         if type == "clip":
             return {"type": type, "n_clips": n_clips, "order": rng.permutation(n_clips).tolist(), "place": int(rng.integers(n_clips))}
         low, high = difficulty.lengths(clip.n_frames)

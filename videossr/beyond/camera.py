@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..rewards import _plain, _regions, answer_of, reward_for
 from ..tasks.core import Difficulty, SampleSource, Task, Unsolvable, register
+from ..tasks.grounding import mean_change
 from ..video import Clip, fit_size
 
 # %% auto #0
@@ -154,7 +155,7 @@ def check_camera(
         for amount in recipe["amounts"]:
             if (motion, amount) != (recipe["motion"], recipe["amount"]):
                 other = view(frame, moved(recipe["pose"], motion, amount, recipe["size"]), recipe["size"])
-                change = np.abs(other.astype(np.int16) - shown).mean()
+                change = mean_change(other[None], shown[None])[0]
                 if change < least:
                     raise Unsolvable("moves look alike", f"{motion} {amount} shows the same to within {change:.1f} of 255")
 
@@ -188,6 +189,14 @@ class Camera(Task):
             "motion": motion, "amount": amount, "motions": list(difficulty.motions), "amounts": list(difficulty.amounts),
             "frame": int(rng.integers(clip.n_frames)), "size": list(size), "pose": start_pose(frame, size, motion, amount, rng),
         }  # fmt: skip
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: CameraDifficulty) -> list[Clip]:
+        "As `apply` and `check`, with no picture but the last, which is all that the check looks at."
+        last = moved(recipe["pose"], recipe["motion"], recipe["amount"], recipe["size"])
+        pose = np.linspace(recipe["pose"], last, clip.n_frames)[-1]
+        held = clip.frames[recipe["frame"]]
+        check_camera(held, view(held, pose, recipe["size"]), recipe, difficulty.min_change)
+        return [clip]
 
     def apply(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource) -> list[Clip]:
         "One clip."

@@ -50,10 +50,15 @@ def exchange(
 def _seams(frames: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     "Mean change, in levels of 255, where the row's cell meets the column's: (cells, cells) side by side, and one above the other."
     spans = [cell_span(cell, frames.shape[1:3], grid) for cell in range(grid[0] * grid[1])]
-    cells = np.stack([frames[:, down, right] for down, right in spans]).astype(np.float32)
-    beside = np.stack([np.abs(cell[:, :, -1] - cells[:, :, :, 0]).mean(axis=(1, 2, 3)) for cell in cells])
-    below = np.stack([np.abs(cell[:, -1] - cells[:, :, 0]).mean(axis=(1, 2, 3)) for cell in cells])
-    return beside, below
+
+    def gaps(lines: list[np.ndarray], others: list[np.ndarray]) -> np.ndarray:
+        "Between the row's line of pixels and the column's; uint8 (T, pixels, 3) -> (cells, cells)."
+        others = np.stack(others).astype(np.float32)
+        return np.stack([np.abs(line.astype(np.float32) - others).mean(axis=(1, 2, 3)) for line in lines])
+
+    cells = [frames[:, down, right] for down, right in spans]
+    beside = gaps([cell[:, :, -1] for cell in cells], [cell[:, :, 0] for cell in cells])
+    return beside, gaps([cell[:, -1] for cell in cells], [cell[:, 0] for cell in cells])
 
 
 def seam_gains(

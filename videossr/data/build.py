@@ -5,6 +5,7 @@
 # %% ../../nbs/30_data/01_build.ipynb #e54910cd
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib
 import json
@@ -252,6 +253,16 @@ class _Shard:
         self.verdicts.put(self.plan.videos[self.split][video][0], "unreadable video", cause.replace(self.plan.root + os.sep, ""))
         del self.broken[video]
 
+    def row_name(self, row: MixRow, video: int) -> str:
+        "Under which a video is remembered that no draw makes fit for a row; none for a row whose type is drawn too."
+        what = "\x1f".join((row.task, row.type or "", row.difficulty)).encode()
+        return f"{self.plan.videos[self.split][video][0]}-{hashlib.blake2b(what, digest_size=6).hexdigest()}" if row.type else ""
+
+    def reject(self, work: Work, video: int, reason: str, detail: str) -> None:
+        "Notes that a video does not serve a row of this shard."
+        self.refuse(video, self.plan.mix.rows[work.row], reason, detail)
+        self.refused.add((work.row, video))
+
     def path(self, video: int) -> str:
         return os.path.join(self.plan.root, self.plan.videos[self.split][video][1])
 
@@ -270,7 +281,10 @@ class _Shard:
     def attempt(self, work: Work, video: int) -> Sample | None:
         "One sample of one video, or None with a new refusal."
         row = self.plan.mix.rows[work.row]
+        unfit, name = Verdicts(self.verdicts.folder / "rows"), self.row_name(row, video)
         for donor in self.donors(row, video):
+            if name and (known := unfit.get(name)):
+                return self.reject(work, video, known["reason"], known["detail"])
             self.watch(self.plan.videos[self.split][video][0])
             path, other = self.path(video), None if donor is None else self.path(donor)
             try:
@@ -283,9 +297,9 @@ class _Shard:
                 if not self.usable(bad) and bad == video:
                     return None
             except Unsolvable as error:
-                self.refuse(video, row, error.reason, str(error))
-                self.refused.add((work.row, video))
-                return None
+                if error.final and name:
+                    unfit.put(name, error.reason, str(error))
+                return self.reject(work, video, error.reason, str(error))
         return None
 
     def sample(self, work: Work) -> Sample | None:

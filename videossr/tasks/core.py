@@ -12,8 +12,10 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,8 +24,9 @@ from ..video import Clip, VideoError, read_clip, read_pictures
 
 # %% auto #0
 __all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading', 'video_key',
-           'has_key', 'sample_rng', 'Task', 'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache',
-           'SampleSource', 'make_sample', 'row_reading', 'frames_clip', 'render']
+           'has_key', 'sample_rng', 'Task', 'any_channel', 'packed', 'channel_means', 'scaled', 'thumbnails',
+           'preferred', 'register', 'find_task', 'ClipCache', 'of_clip', 'SampleSource', 'make_sample', 'row_reading',
+           'frames_clip', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +48,13 @@ class Unsolvable(ValueError):
         self,
         reason: str,  # slug, e.g. "still scene"
         detail: str = "",  # what was measured, for a person
+        final: bool = False,  # whether no other seed or index helps
     ):
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.final = reason, detail, final
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.reason, self.detail)  # so that it survives the way back from a worker process
+        return type(self), (self.reason, self.detail, self.final)  # so that it survives the way back from a worker process
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c3916275
 @dataclass(frozen=True)
@@ -148,12 +152,21 @@ _ENDS, _MIDDLE, _N_MIDDLE = 65536, 16384, 8  # bytes read at each end, bytes of 
 
 
 def _fingerprint(path: str | Path, n_middle: int) -> str:
-    "Digest of a file's size, its ends and, where they leave something out, of pieces between them. Raises `VideoError`."
-    path = Path(path)
-    if (shown := shown_name(path)) != str(path):
-        raise VideoError(shown, "its name is not UTF-8, and no table of samples could hold it; rename it")
+    "As `_digest`, which is remembered until the file changes. Raises `VideoError`."
+    if any("\ud800" <= sign <= "\udfff" for sign in str(path)):
+        raise VideoError(shown_name(path), "its name is not UTF-8, and no table of samples could hold it; rename it")
     try:
-        size = path.stat().st_size
+        stat = os.stat(path)
+    except OSError as error:
+        raise VideoError(path, f"cannot be read: {error.strerror}") from error
+    return _digest(os.path.abspath(path), n_middle, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev))
+
+
+@lru_cache(1024)
+def _digest(path: str, n_middle: int, state: tuple[int, ...]) -> str:
+    "Of a file's size, the first of `state`, its ends and, where they leave something out, of pieces between them."
+    try:
+        size, path = state[0], Path(path)
         room = size - 2 * _ENDS
         pieces = [_ENDS + room * (2 * piece + 1) // (2 * n_middle) for piece in range(n_middle)] if room > 0 else []
         digest = hashlib.blake2b(str(size).encode(), digest_size=10 if pieces else 8)
@@ -168,7 +181,7 @@ def _fingerprint(path: str | Path, n_middle: int) -> str:
         raise VideoError(path, f"cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
-
+# %% ../../nbs/10_tasks/00_core.ipynb #0e40a8d7
 def video_key(
     path: str | Path,  # a readable file
 ) -> str:  # 20 hex digits, 16 for a file of at most 128 KiB
@@ -201,6 +214,15 @@ class Task(ABC):
     train_types: ClassVar[tuple[str, ...]]  # kinds that the paper trains on
     difficulties: ClassVar[dict[str, Difficulty]]  # named presets: easy, hard, train and demo
     attempts: ClassVar[int] = 8  # recipes proposed before a video is refused
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        "A class with an `apply` or a `check` of its own does not inherit the shortcuts of another."
+        super().__init_subclass__(**settings)
+        own = vars(cls).keys()
+        if own & {"apply", "check"} and "trial" not in own:
+            cls.trial = Task.trial
+        if "check" in own and "suits" not in own:
+            cls.suits = Task.suits
 
     @abstractmethod
     def propose(
@@ -239,6 +261,15 @@ class Task(ABC):
     def answer(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "The true answer in the format that the question states."
 
+    def suits(self, clip: Clip, type: str, difficulty: Difficulty) -> None:
+        "Asked once, before anything is drawn: raises `Unsolvable` for a clip from which no draw makes a sample."
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: Difficulty) -> list[Clip]:
+        "Applies and checks a recipe: the clips for `question` and `answer`. A task that can judge without making every frame does so here."
+        clips = self.apply(clip, recipe, sample_source)
+        self.check(clip, clips, recipe, difficulty)
+        return clips
+
     def takes_donor(self, type: str) -> bool:
         "Whether samples of this type show frames of a second video; if not, `donor` is ignored."
         return False
@@ -260,6 +291,42 @@ class Task(ABC):
         return self.difficulties[name]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #e2f65bed
+def any_channel(
+    flags: np.ndarray,  # bool (..., 3)
+) -> np.ndarray:  # bool (...)
+    "Whether red, green or blue is true. NumPy's own `any(-1)` and `max(-1)` take three values at a time and ten times as long."
+    return flags[..., 0] | flags[..., 1] | flags[..., 2]
+
+
+def packed(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), a view in any order
+) -> np.ndarray:  # the same, row after row in memory
+    "As `np.ascontiguousarray`, a channel at a time."
+    copy = np.empty(frames.shape, frames.dtype)
+    for channel in range(3):
+        copy[..., channel] = frames[..., channel]
+    return copy
+
+
+def channel_means(
+    frames: np.ndarray,  # uint8 (T, H, W, 3)
+) -> np.ndarray:  # float64 (3,), 0..255
+    "The mean red, green and blue. Sums of whole numbers: the same in any order."
+    n_frames, height, width, _ = frames.shape
+    return frames.reshape(n_frames * height, width * 3).sum(0, dtype=np.uint64).reshape(width, 3).sum(0) / (n_frames * height * width)
+
+
+def scaled(
+    frames: np.ndarray,  # uint8 (t, H, W, 3)
+    factors: np.ndarray,  # float (3,), for red, green and blue
+) -> np.ndarray:  # uint8 (t, H, W, 3)
+    "Each channel times its factor, rounded and kept within 0..255."
+    row, result = np.tile(factors, frames.shape[2]), np.empty(frames.shape, np.uint8)
+    for frame, made in zip(frames, result, strict=True):
+        made[:] = np.rint(frame.reshape(len(frame), -1) * row).clip(0, 255).reshape(frame.shape)
+    return result
+
+# %% ../../nbs/10_tasks/00_core.ipynb #4c3a70b4
 def thumbnails(
     frames: np.ndarray,  # uint8 (T, H, W, 3)
     rows: int = 16,  # blocks along the shorter side
@@ -268,8 +335,12 @@ def thumbnails(
     n_frames, height, width, _ = frames.shape
     block = max(1, min(height, width) // rows)
     down, across = height // block, width // block
-    kept = frames[:, : down * block, : across * block]
-    return kept.reshape(n_frames, down, block, across, block, 3).mean(axis=(2, 4), dtype=np.float32)
+    kept = frames[:, : down * block, : across * block].reshape(n_frames, down, block, across * block * 3)
+    lines = kept.sum(2, dtype=np.uint16 if block <= 257 else np.uint32).reshape(n_frames, down, across, block, 3)  # 257 * 255 is the most that 16 bits hold
+    total = lines[:, :, :, 0].astype(np.uint32)
+    for column in range(1, block):
+        total += lines[:, :, :, column]
+    return (total / block**2).astype(np.float32)
 
 
 def preferred(
@@ -325,6 +396,23 @@ class ClipCache:
 
 
 CLIP_CACHE = ClipCache()
+
+# %% ../../nbs/10_tasks/00_core.ipynb #33241dd5
+_MEASURED: WeakKeyDictionary[Clip, dict[tuple, Any]] = WeakKeyDictionary()
+
+
+def of_clip(
+    measure: Callable[..., Any],  # a function of frames, and of what follows
+    clip: Clip,  # whose frames are measured
+    *more: Any,  # hashable
+) -> Any:  # what `measure` gives
+    "`measure(clip.frames, *more)`, remembered as long as the clip where that is read-only: what no draw changes is measured once."
+    if clip.frames.flags.writeable:
+        return measure(clip.frames, *more)
+    known, name = _MEASURED.setdefault(clip, {}), (measure, *more)
+    if name not in known:
+        known[name] = measure(clip.frames, *more)
+    return known[name]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #17a71f41
 @dataclass(frozen=True)
@@ -382,11 +470,15 @@ def make_sample(
     donor = str(donor) if donor is not None and maker.takes_donor(type) else None
     source = SampleSource(str(video), dials.reading(), donor)
     clip, rng = source.clip(), sample_rng(seed, key, task, type, index)
+    try:
+        maker.suits(clip, type, dials)
+    except Unsolvable as error:
+        error.final = True
+        raise
     for attempt in range(maker.attempts):
         try:
             recipe = maker.propose(clip, type, dials, rng)
-            clips = maker.apply(clip, recipe, source)
-            maker.check(clip, clips, recipe, dials)
+            clips = maker.trial(clip, recipe, source, dials)
             break
         except Unsolvable:
             if attempt == maker.attempts - 1:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, register
+from .core import Difficulty, SampleSource, Task, Unsolvable, of_clip, register
 from ..video import Clip
 
 # %% auto #0
 __all__ = ['KINDS', 'DECOYS', 'Shape', 'outline', 'signed_distance', 'coverage', 'paint', 'draw', 'CountingDifficulty',
-           'spaced_frames', 'contrast', 'softness', 'place_shape', 'new_shape', 'fill_frame', 'gap', 'check_shapes',
-           'shapes_of', 'totals', 'draw_shapes', 'draw_decoys', 'regions', 'blob_counts', 'count_likings', 'Counting']
+           'spaced_frames', 'contrast', 'softness', 'place_shape', 'new_shape', 'fill_frame', 'gap', 'check_places',
+           'check_shapes', 'shapes_of', 'totals', 'softness_of', 'draw_shapes', 'draw_decoys', 'regions', 'blob_counts',
+           'count_likings', 'Counting']
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #20d70e29
 KINDS = ("circle", "square", "triangle")  # in the order of the answer
@@ -71,15 +73,15 @@ def signed_distance(
     width: int,  # of the canvas, pixels
 ) -> np.ndarray:  # float (height, width), pixels, negative inside
     "How far each pixel's centre is from the edge of a shape."
-    down, right = np.mgrid[:height, :width] + 0.5
-    down, right = down - shape.y, right - shape.x
+    down, right = np.ogrid[:height, :width]  # a column and a row, which spread over the canvas where they meet
+    down, right = down + 0.5 - shape.y, right + 0.5 - shape.x
     if shape.kind == "circle":
         return np.hypot(down, right) - shape.inner
     turn = np.deg2rad(shape.angle)
     if shape.kind in DECOYS:
         return _mark_distance(shape.kind, right * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - right * np.sin(turn), shape.outer)
     turns = turn + 2 * np.pi * np.arange(_SIDES[shape.kind]) / _SIDES[shape.kind]
-    return np.max([right * np.cos(turn) + down * np.sin(turn) for turn in turns], axis=0) - shape.inner
+    return reduce(np.maximum, [right * np.cos(turn) + down * np.sin(turn) for turn in turns]) - shape.inner
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #4a755af8
 def _mark_distance(
@@ -118,9 +120,10 @@ def paint(
     width: int,  # of the canvas, pixels
 ) -> np.ndarray:  # float (height, width, 3), levels of 255, without the grain
     "The colour that a shape has, or would have, at each pixel."
-    down, right = np.mgrid[:height, :width] + 0.5
-    turn = np.deg2rad(shape.angle)
-    along = (right - shape.x) * np.cos(turn) + (down - shape.y) * np.sin(turn)
+    if not shape.shade:
+        return np.full((height, width, 3), shape.color, float)
+    (down, right), turn = np.ogrid[:height, :width], np.deg2rad(shape.angle)
+    along = (right + 0.5 - shape.x) * np.cos(turn) + (down + 0.5 - shape.y) * np.sin(turn)
     return np.asarray(shape.color) + shape.shade * np.clip(along / shape.outer, -1, 1)[..., None]
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #cfca03b9
@@ -200,9 +203,11 @@ def contrast(
     top, left = max(0, int(shape.y - reach)), max(0, int(shape.x - reach))
     part = frame[top : int(shape.y + reach) + 1, left : int(shape.x + reach) + 1]
     moved = replace(shape, x=shape.x - left, y=shape.y - top)
-    near = signed_distance(moved, *part.shape[:2]) < _ring(shape)
-    apart = (part[near] - paint(moved, *part.shape[:2])[near]) @ _YCC.T
-    return float(np.quantile(np.linalg.norm(apart, axis=-1), 0.1))
+    near = np.flatnonzero(signed_distance(moved, *part.shape[:2]) < _ring(shape))
+    color = paint(moved, *part.shape[:2]).reshape(-1, 3)[near] if shape.shade else np.asarray(shape.color, float)
+    apart = (part.reshape(-1, 3).take(near, axis=0) - color) @ _YCC.T
+    light, blue, red = apart.T ** 2
+    return float(np.quantile(np.sqrt(light + blue + red), 0.1))
 
 
 def softness(
@@ -213,7 +218,8 @@ def softness(
     widths = []
     for lines in (grey, grey.T):
         cut = lines[:, : lines.shape[1] // 8 * 8].reshape(len(lines), -1, 8)  # stretches of 8 pixels
-        rise, step = np.ptp(cut, axis=-1), np.abs(np.diff(cut, axis=-1)).max(-1)
+        places = np.ascontiguousarray(np.moveaxis(cut, -1, 0))  # the eight pixels of all stretches one after another
+        rise, step = np.ptp(places, axis=0), np.abs(np.diff(places, axis=0)).max(0)
         widths.append((rise / np.maximum(step, 1))[rise > 24])
     widths = np.concatenate(widths)
     return float(np.clip(np.median(widths) / 2, 0.5, 2)) if len(widths) > 8 else 1.0
@@ -275,11 +281,12 @@ def fill_frame(
     kinds: Sequence[str],  # one entry a shape
     difficulty: CountingDifficulty,
     rng: np.random.Generator,
+    soft: float = 0.5,  # half the width of the shapes' edges, pixels
 ) -> list[Shape]:
     "Shapes of these kinds for one frame, apart and in contrast; raises `Unsolvable` with the last reason."
     short = min(frame.shape[:2])
     low, high = (max(share * short, difficulty.min_size) for share in difficulty.size)
-    refusal, soft = None, softness(frame) if difficulty.soft else 0.5
+    refusal = None
     for smaller in np.linspace(0, 1, 16):
         sizes = rng.uniform(low, high - (high - low) * smaller, len(kinds))
         shapes: list[Shape] = []
@@ -305,14 +312,14 @@ def gap(
         return float(apart)
     return float((signed_distance(one, height, width) + signed_distance(two, height, width)).min())
 
-
-def check_shapes(
-    frames: np.ndarray,  # uint8 (T, H, W, 3), without the shapes
+# %% ../../nbs/10_tasks/02_counting.ipynb #3e152290
+def check_places(
     shapes: Sequence[Shape],
+    height: int,  # of the frame, pixels
+    width: int,  # of the frame, pixels
     difficulty: CountingDifficulty,
 ) -> None:
-    "Raises `Unsolvable`: overlap, cut off, too small, low contrast."
-    height, width = frames.shape[1:3]
+    "Raises `Unsolvable`: overlap, cut off, too small."
     for one, two in combinations(shapes, 2):
         if one.frame == two.frame and gap(one, two, height, width) < 2 + (_haze(one) + _haze(two)) / 2:
             raise Unsolvable("overlap", f"a {one.kind} and a {two.kind} touch on frame {one.frame}")
@@ -322,6 +329,16 @@ def check_shapes(
             raise Unsolvable("cut off", f"a {shape.kind} leaves frame {shape.frame}")
         if shape.size < difficulty.min_size or (shape.soft > 0.5 and shape.soft > shape.size / 11):
             raise Unsolvable("too small", f"a {shape.kind} of {shape.size} pixels on frame {shape.frame}")
+
+
+def check_shapes(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), without the shapes
+    shapes: Sequence[Shape],
+    difficulty: CountingDifficulty,
+) -> None:
+    "As `check_places`, and low contrast."
+    check_places(shapes, *frames.shape[1:3], difficulty)
+    for shape in shapes:
         seen = contrast(frames[shape.frame], shape)
         if seen < difficulty.min_contrast:
             raise Unsolvable("low contrast", f"a {shape.kind} on frame {shape.frame} differs by {seen:.0f} of 255")
@@ -348,6 +365,15 @@ def totals(
     return tuple(sum(shape.kind == kind for shape in shapes) for kind in KINDS)
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #f1a23fdc
+def softness_of(clip: Clip, index: int) -> float:
+    "As `softness` of one of a clip's frames, measured once."
+    return of_clip(_softness_at, clip, index)
+
+
+def _softness_at(frames: np.ndarray, index: int) -> float:
+    return softness(frames[index])
+
+
 def draw_shapes(
     clip: Clip,  # the video as sampled
     difficulty: CountingDifficulty,
@@ -364,7 +390,7 @@ def draw_shapes(
     return [
         shape
         for frame in sorted(kinds)
-        for shape in fill_frame(clip.frames[frame], frame, kinds[frame], difficulty, rng)
+        for shape in fill_frame(clip.frames[frame], frame, kinds[frame], difficulty, rng, softness_of(clip, frame) if difficulty.soft else 0.5)
     ]
 
 # %% ../../nbs/10_tasks/02_counting.ipynb #ebeda09a
@@ -383,7 +409,7 @@ def draw_decoys(
         kind, refusal = str(rng.choice([mark for mark in DECOYS if DECOYS[mark] == like])), None
         for index in rng.integers(clip.n_frames, size=8).tolist():
             frame = clip.frames[index]
-            mark = new_shape(index, kind, float(rng.uniform(low, high)), softness(frame) if difficulty.soft else 0.5, difficulty, rng)
+            mark = new_shape(index, kind, float(rng.uniform(low, high)), softness_of(clip, index) if difficulty.soft else 0.5, difficulty, rng)
             beside = [shape for shape in (*shapes, *found) if shape.frame == index]
             try:
                 found.append(place_shape(frame, mark, beside, difficulty, rng))
@@ -537,6 +563,11 @@ class Counting(Task):
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: CountingDifficulty) -> None:
         "Every shape and every other mark is whole, apart, large enough and in contrast."
         check_shapes(clip.frames, shapes_of(recipe) + shapes_of(recipe, "decoys"), difficulty)
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: CountingDifficulty) -> list[Clip]:
+        "The clip without its shapes, which need not be drawn to see where they would be; `place_shape` has asked for contrast."
+        check_places(shapes_of(recipe) + shapes_of(recipe, "decoys"), *clip.frames.shape[1:3], difficulty)
+        return [clip]
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "One for clips with circles, squares and triangles alone, one for those with other marks."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, register, thumbnails
+from .core import Difficulty, SampleSource, Task, Unsolvable, any_channel, channel_means, of_clip, packed, register, scaled, thumbnails
 from ..video import Clip
 
 # %% auto #0
@@ -20,10 +20,10 @@ __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DAR
            'perturbation', 'saturation', 'grayscale', 'channel_swap', 'invert', 'tint', 'noise', 'blur', 'mirror',
            'rotate180', 'zoom_in', 'zoom_out', 'flip', 'rim', 'rotate90', 'rotate270', 'swap', 'shuffle',
            'stutter_hold', 'slow', 'fast', 'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible',
-           'check_border', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order', 'check_hold',
-           'check_pace', 'check_speed', 'weights', 'edit_segment', 'spoil', 'interval', 'ask', 'check_findable',
-           'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoys', 'measures', 'stretch_likings',
-           'Grounding']
+           'check_border', 'surely_bordered', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order',
+           'check_hold', 'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval',
+           'check_interval', 'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy',
+           'measures', 'stretch_likings', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -94,20 +94,22 @@ def saturation(
     factor: float,  # 1 changes nothing, 0 gives grey
 ) -> np.ndarray:
     "Moves every pixel away from its own grey."
-    grey = (frames @ LUMA)[..., None]
-    return np.rint(grey + factor * (frames - grey)).clip(0, 255).astype(np.uint8)
+    grey, strong = frames @ LUMA, np.empty(frames.shape, np.uint8)
+    for channel in range(3):
+        strong[..., channel] = np.rint(grey + factor * (frames[..., channel] - grey)).clip(0, 255)
+    return strong
 
 
 @perturbation("the picture has lost its colours", weak="grey video", share=0.1, near=("saturation", "tint"))
 def grayscale(frames: np.ndarray) -> np.ndarray:
     "Brightness alone, in all three channels."
-    return np.repeat(np.rint(frames @ LUMA).astype(np.uint8)[..., None], 3, -1)
+    return packed(np.broadcast_to(np.rint(frames @ LUMA).astype(np.uint8)[..., None], frames.shape))
 
 
 @perturbation("red and blue are swapped", weak="grey video", share=0.1, near=("tint",))
 def channel_swap(frames: np.ndarray) -> np.ndarray:
     "Reads red, green, blue as blue, green, red."
-    return np.ascontiguousarray(frames[..., ::-1])
+    return packed(frames[..., ::-1])
 
 
 @perturbation("the colours are inverted, as in a photographic negative", near=("tint", "channel_swap"))
@@ -119,8 +121,8 @@ def invert(frames: np.ndarray) -> np.ndarray:
 @perturbation("the picture is tinted, as through coloured glass", weak="grey video", share=0.1, near=("channel_swap",))
 def tint(frames: np.ndarray) -> np.ndarray:
     "Scales red and blue, one factor each for all frames, so that their means change places."
-    red, green, blue = np.maximum(frames.mean((0, 1, 2)), 1)
-    return np.rint(frames * np.array([blue / red, 1, red / blue], np.float32)).clip(0, 255).astype(np.uint8)
+    red, green, blue = np.maximum(channel_means(frames), 1)
+    return scaled(frames, np.array([blue / red, 1, red / blue], np.float32))
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #06faa7d3
 @perturbation("the picture is covered with random noise", near=("saturation",), sigma=uniform(35, 70), seed=lambda rng, length: int(rng.integers(2**31)))
@@ -168,13 +170,13 @@ def _on_black(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 @perturbation("the picture is mirrored left to right", cue="edge", weak="symmetric", near=("rotate180", "flip"))
 def mirror(frames: np.ndarray) -> np.ndarray:
     "Left becomes right."
-    return np.ascontiguousarray(frames[:, :, ::-1])
+    return packed(frames[:, :, ::-1])
 
 
 @perturbation("the picture is upside down, turned by 180 degrees", weak="symmetric", near=("mirror", "flip"))
 def rotate180(frames: np.ndarray) -> np.ndarray:
     "Half a turn: the frame keeps its shape."
-    return np.ascontiguousarray(frames[:, ::-1, ::-1])
+    return packed(frames[:, ::-1, ::-1])
 
 
 @perturbation("the picture is zoomed in on its middle", cue="edge", near=("blur", "mirror"), factor=uniform(1.3, 1.5))
@@ -219,7 +221,7 @@ def rim(
 def _quarter_turn(frames: np.ndarray, turns: int) -> np.ndarray:
     "Turns anticlockwise by so many quarters and fits the result into the old size."
     height, width = frames.shape[1:3]
-    turned = np.ascontiguousarray(np.rot90(frames, turns, axes=(1, 2)))
+    turned = packed(np.rot90(frames, turns, axes=(1, 2)))
     if height == width:
         return turned
     scale = min(height / width, width / height)
@@ -345,7 +347,7 @@ def changed_share(
 ) -> np.ndarray:  # float64 (t,), 0..1
     "The share of the pixels of each frame that visibly change."
     gap = np.maximum(before, after) - np.minimum(before, after)
-    return (gap.max(-1) >= levels).mean((1, 2))
+    return any_channel(gap >= levels).mean((1, 2))
 
 
 def mean_change(
@@ -353,7 +355,8 @@ def mean_change(
     after: np.ndarray,  # uint8 (t, H, W, 3)
 ) -> np.ndarray:  # float64 (t,), levels 0..255
     "The mean absolute difference of each frame."
-    return (np.maximum(before, after) - np.minimum(before, after)).mean((1, 2, 3))
+    gap = (np.maximum(before, after) - np.minimum(before, after)).reshape(len(before), before.shape[1], -1)
+    return gap.sum(1, dtype=np.uint32).sum(1, dtype=np.uint64) / gap[0].size
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #b0f30f60
 MOVING = 0.005  # share of pixels that change from one frame to the next where something moves
@@ -363,7 +366,7 @@ DARK = 32  # a frame is dark if fewer than 5 % of its pixels are brighter than t
 
 def _refuse_dark(frames: np.ndarray, detail: str) -> None:
     "Raises `Unsolvable` if some frame shows next to nothing: of all reasons the one that explains most."
-    if ((frames.max(-1) > DARK).mean((1, 2)) < 0.05).any():
+    if (any_channel(frames > DARK).mean((1, 2)) < 0.05).any():
         raise Unsolvable("dark", detail)
 
 
@@ -391,9 +394,29 @@ def check_border(
     top, left = round(height * (1 - 1 / factor) / 2), round(width * (1 - 1 / factor) / 2)
     rim = np.ones((height, width), dtype=bool)
     rim[top : height - top, left : width - left] = False
-    lit = (before[:, rim].max(-1) >= 16).mean(1).min()
+    lit = any_channel(before >= 16)[:, rim].mean(1).min()
     if lit < least:
         raise Unsolvable("dark border", f"only {lit:.1%} of the border covers anything lighter than black")
+
+# %% ../../nbs/10_tasks/01_grounding.ipynb #5773ca9a
+def surely_bordered(
+    frames: np.ndarray,  # uint8 (T, H, W, 3), the clip as sampled
+    segment: dict[str, Any],  # type, start, length, params; fade where there is one
+) -> bool:
+    "Whether what turns black decides alone that `check_visible` and `check_border` are met, so that the shrunk picture need not be made."
+    if segment["type"] not in ("zoom_out", "rim") or segment.get("fade"):
+        return False
+    before, factor = frames[segment["start"] : segment["start"] + segment["length"]], segment["params"]["factor"]
+    height, width = before.shape[1:3]
+    tall, wide = round(height / factor), round(width / factor)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    light = any_channel(before >= 16)  # and black afterwards, beyond the picture
+    inside = light[:, top : top + tall, left : left + wide].sum((1, 2))
+    try:
+        check_border(before, factor)
+    except Unsolvable:
+        return False
+    return bool((light.sum((1, 2)) - inside).min() / (height * width) >= PERTURBATIONS[segment["type"]].share)
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #8680418c
 def edge_pairs(n_frames: int, start: int, length: int, fade: int = 0) -> list[tuple[int, int]]:
@@ -528,6 +551,18 @@ def edit_segment(
         mixed[k] = np.rint((1 - share[k]) * frames[k] + share[k] * mixed[k]).astype(np.uint8)
     return mixed
 
+# %% ../../nbs/10_tasks/01_grounding.ipynb #e7d0bff5
+def edited_part(
+    frames: np.ndarray,  # uint8 (T, H, W, 3)
+    segment: dict[str, Any],  # type, start, length, params, of a perturbation that edits frames and needs no donor
+    fade: int,  # frames over which the change comes and goes
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # before and after, uint8 (t, H, W, 3); the segment, counted from the first of these frames
+    "What `edit_segment` changes, with the frame ahead and the one behind."
+    reach = (fade + 1) // 2 + 1
+    first = max(0, segment["start"] - reach)
+    before, here = frames[first : segment["start"] + segment["length"] + reach], {**segment, "start": segment["start"] - first}
+    return before, edit_segment(before, PERTURBATIONS[segment["type"]], here, fade, lambda span: before[span]), here
+
 # %% ../../nbs/10_tasks/01_grounding.ipynb #5ee65afc
 def spoil(
     clip: Clip,  # as sampled
@@ -572,6 +607,18 @@ def interval(clip: Clip, start: int, length: int) -> str:
     after = start + length
     end = clip.times[after] if after < clip.n_frames else clip.times[-1] + clip.step
     return f"{clip.times[start]:.1f}-{end:.1f}"
+
+
+def _refuse_short(clip: Clip) -> None:
+    if clip.n_frames < 8:
+        raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least 8 are needed")
+
+
+def check_interval(clip: Clip, segment: dict[str, Any]) -> None:
+    "Raises `Unsolvable` where a segment's true seconds, as they are written, are no interval."
+    low, high = interval(clip, segment["start"], segment["length"]).split("-")
+    if float(high) <= float(low):
+        raise Unsolvable("too short", f"{low} to {high} s is no interval at one decimal")
 
 
 def ask(type: str, fade: int = 0, decoys: int = 0) -> str:
@@ -662,23 +709,22 @@ def decoy_types(
     return found[:n]
 
 
-def check_decoys(
+def check_decoy(
     before: np.ndarray,  # uint8 (T, H, W, 3), as sampled
-    after: np.ndarray,  # uint8 (T, H, W, 3), as shown
-    recipe: dict[str, Any],  # between the two
+    after: np.ndarray,  # uint8 (T, H, W, 3), with the decoy
+    recipe: dict[str, Any],  # of the sample
+    decoy: dict[str, Any],  # type, start, length
 ) -> None:
     "Raises `Unsolvable` where a decoy cannot be seen, or looks like the change that is asked for."
-    entry = PERTURBATIONS[recipe["type"]]
-    for decoy in recipe.get("decoys", ()):
-        span = slice(decoy["start"], decoy["start"] + decoy["length"])
-        other = PERTURBATIONS[decoy["type"]]
-        check_visible(before[span], after[span], f"weak decoy: {other.weak}", other.share)
-        if entry.needs or entry.cue in ("order", "hold"):
-            continue  # another shot, another order: not what one frame looks like
-        asked = entry.edit(before[span], **recipe["params"])
-        core = slice(span.start + recipe.get("fade", 0) // 2, span.stop - recipe.get("fade", 0) // 2)
-        if changed_share(asked[core.start - span.start : core.stop - span.start], after[core]).min() < entry.share:
-            raise Unsolvable("ambiguous decoy", f"{decoy['type']} looks like {recipe['type']} in some frame")
+    entry, other = PERTURBATIONS[recipe["type"]], PERTURBATIONS[decoy["type"]]
+    span = slice(decoy["start"], decoy["start"] + decoy["length"])
+    check_visible(before[span], after[span], f"weak decoy: {other.weak}", other.share)
+    if entry.needs or entry.cue in ("order", "hold"):
+        return  # another shot, another order: not what one frame looks like
+    asked = entry.edit(before[span], **recipe["params"])
+    core = slice(span.start + recipe.get("fade", 0) // 2, span.stop - recipe.get("fade", 0) // 2)
+    if changed_share(asked[core.start - span.start : core.stop - span.start], after[core]).min() < entry.share:
+        raise Unsolvable("ambiguous decoy", f"{decoy['type']} looks like {recipe['type']} in some frame")
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #60277d0e
 def measures(
@@ -751,12 +797,15 @@ class Grounding(Task):
         "Whether frames of a second video are shown."
         return PERTURBATIONS[type].needs == "donor"
 
-    def propose(self, clip: Clip, type: str, difficulty: GroundingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "Draws length, place and dials; raises `Unsolvable` for a clip of fewer than 8 frames."
-        if clip.n_frames < 8:
-            raise Unsolvable("too few frames", f"{clip.n_frames} frames, at least 8 are needed")
+    def suits(self, clip: Clip, type: str, difficulty: GroundingDifficulty) -> None:
+        "Raises `Unsolvable` for a clip of fewer than 8 frames, and for one without a pace where speed is asked for."
+        _refuse_short(clip)
         if PERTURBATIONS[type].cue == "speed":
             check_pace(clip.frames)  # before the source is read at other times, which is slow
+
+    def propose(self, clip: Clip, type: str, difficulty: GroundingDifficulty, rng: np.random.Generator) -> dict[str, Any]:
+        "Draws length, place and dials; raises `Unsolvable` for a clip of fewer than 8 frames."
+        _refuse_short(clip)
         if difficulty.fade and PERTURBATIONS[type].cue in ("order", "hold", "speed"):
             raise ValueError(f"{type} cannot fade in: it acts on the order of frames, not on pictures; set fade=0")
         low, high = difficulty.lengths(clip.n_frames)
@@ -764,7 +813,7 @@ class Grounding(Task):
         lengths = rng.integers(low, high + 1, len(kinds)).tolist()
         starts = place_segments(lengths, clip.n_frames, difficulty.space, rng)
         if difficulty.at_cuts:
-            starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, cuts(clip.frames))
+            starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, of_clip(cuts, clip))
         turn = rng.permutation(len(kinds))  # which of the places is the one asked for
         asked, *decoys = [
             {"type": kind, "start": starts[k], "length": lengths[k], "params": {key: draw(rng, lengths[k]) for key, draw in PERTURBATIONS[kind].dials.items()}}
@@ -779,9 +828,7 @@ class Grounding(Task):
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: GroundingDifficulty) -> None:
         "Raises `Unsolvable` where the answer is no interval or could not be found."
-        low, high = self.answer(recipe, clips).split("-")
-        if float(high) <= float(low):
-            raise Unsolvable("too short", f"{low} to {high} s is no interval at one decimal")
+        check_interval(clip, recipe)
         alone = clips[0].frames
         if recipe.get("decoys"):
             alone, reach = alone.copy(), (recipe.get("fade", 0) + 1) // 2
@@ -789,7 +836,24 @@ class Grounding(Task):
                 span = slice(max(0, decoy["start"] - reach), decoy["start"] + decoy["length"] + reach)
                 alone[span] = clip.frames[span]
         check_findable(clip.frames, alone, recipe)
-        check_decoys(clip.frames, clips[0].frames, recipe)
+        for decoy in recipe.get("decoys", ()):
+            check_decoy(clip.frames, clips[0].frames, recipe, decoy)
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: GroundingDifficulty) -> list[Clip]:
+        "As `apply` and `check`, on what changes and the frames beside it alone, where that decides."
+        segments = [recipe, *recipe.get("decoys", ())]
+        if any(PERTURBATIONS[one["type"]].needs or PERTURBATIONS[one["type"]].cue == "hold" for one in segments):
+            return super().trial(clip, recipe, sample_source, difficulty)
+        check_interval(clip, recipe)
+        for segment in segments:
+            if segment is recipe and surely_bordered(clip.frames, recipe):
+                continue
+            before, after, here = edited_part(clip.frames, segment, recipe.get("fade", 0))
+            if segment is recipe:
+                check_findable(before, after, here)
+            else:
+                check_decoy(before, after, recipe, here)
+        return [clip]
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "One frame for all types."
@@ -805,4 +869,4 @@ class Grounding(Task):
         return [interval(clips[0], first, stop - first) for first, stop in stretches.tolist()], likings
 
 
-register(Grounding())
+register(Grounding());

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
 
-from .core import Difficulty, SampleSource, Task, Unsolvable, register, thumbnails
+from .core import Difficulty, SampleSource, Task, Unsolvable, channel_means, of_clip, register, scaled, thumbnails
 from ..video import Clip
 
 # %% auto #0
@@ -48,9 +47,15 @@ def frame_distances(
     frames: np.ndarray,  # uint8 (T, H, W, 3)
 ) -> tuple[np.ndarray, np.ndarray]:  # two float (T, T), levels of 255
     "Between every two frames: how much the 2 % of the picture that changes most changes, and the mean change."
-    small = thumbnails(frames)
-    change = np.abs(small[:, None] - small[None]).max(axis=-1).reshape(len(small), len(small), -1)
-    return np.quantile(change, 0.98, axis=-1), change.mean(axis=-1)
+    small = thumbnails(frames).reshape(len(frames), -1, 3)
+    first, second = np.triu_indices(len(small), 1)  # each two once: a frame is as far from another as that one from it
+    change = np.zeros((len(first), small.shape[1]), np.float32)
+    for plane in np.ascontiguousarray(np.moveaxis(small, -1, 0)):
+        np.maximum(change, np.abs(plane[first] - plane[second]), out=change)
+    peak, mean = np.zeros((2, len(small), len(small)), np.float32)
+    peak[first, second] = peak[second, first] = np.quantile(change, 0.98, axis=-1)
+    mean[first, second] = mean[second, first] = change.mean(axis=-1)
+    return peak, mean
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #f20109db
 @dataclass(frozen=True)
@@ -118,6 +123,12 @@ def check_order(
     _refuse(findability(frames, difficulty.n_clips), difficulty)
 
 
+def _refuse_short(clip: Clip, difficulty: JigsawDifficulty) -> None:
+    needed = difficulty.n_clips * (difficulty.min_frames + difficulty.gap_of(clip.n_frames))
+    if clip.n_frames < needed:
+        raise Unsolvable("too few frames", f"{clip.n_frames}, but {difficulty.n_clips} clips need {needed}")
+
+
 def _refuse(found: Findability, difficulty: JigsawDifficulty) -> None:
     if found.motion < 2 * difficulty.min_change:
         raise Unsolvable("still scene", f"no two frames differ by more than {found.motion:.1f} of 255")
@@ -131,20 +142,12 @@ def _refuse(found: Findability, difficulty: JigsawDifficulty) -> None:
         raise Unsolvable("cuts everywhere", f"steps inside the clips are {found.flow:.0%} smaller than between them")
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #099effff
-_MEASURED: WeakKeyDictionary[Clip, dict[int, Findability]] = WeakKeyDictionary()
-
-
 def clip_findability(
     clip: Clip,  # in true order
     n_clips: int,  # equal parts
 ) -> Findability:
     "As `findability`, remembered for a clip that is read-only."
-    if clip.frames.flags.writeable:
-        return findability(clip.frames, n_clips)
-    known = _MEASURED.setdefault(clip, {})
-    if n_clips not in known:
-        known[n_clips] = findability(clip.frames, n_clips)
-    return known[n_clips]
+    return of_clip(findability, clip, n_clips)
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #673847a1
 def best_path(
@@ -240,8 +243,8 @@ def look_at(
         frames = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box)) for frame in frames])
     if tone is None:
         return frames
-    factor = tone * look["light"] / np.maximum(frames.mean((0, 1, 2)), 1)
-    return np.rint(frames * factor).clip(0, 255).astype(np.uint8)
+    factor = tone * look["light"] / np.maximum(channel_means(frames), 1)
+    return scaled(frames, factor)
 
 # %% ../../nbs/10_tasks/03_jigsaw.ipynb #a6efc4da
 # Nothing here looks at seams; what is left of cuts and loops is refused by what goes on inside the clips.
@@ -276,12 +279,15 @@ class Jigsaw(Task):
     train_types = ("order",)
     difficulties = _PRESETS
 
+    def suits(self, clip: Clip, type: str, difficulty: JigsawDifficulty) -> None:
+        "Raises `Unsolvable` for too few frames, and as `check_order`: no order that is drawn makes a video better."
+        _refuse_short(clip, difficulty)
+        _refuse(clip_findability(clip, difficulty.n_clips), difficulty)
+
     def propose(self, clip: Clip, type: str, difficulty: JigsawDifficulty, rng: np.random.Generator) -> dict[str, Any]:
-        "A random order."
+        "A random order; raises `Unsolvable` for too few frames."
+        _refuse_short(clip, difficulty)
         n_clips, gap = difficulty.n_clips, difficulty.gap_of(clip.n_frames)
-        needed = n_clips * (difficulty.min_frames + gap)
-        if clip.n_frames < needed:
-            raise Unsolvable("too few frames", f"{clip.n_frames}, but {n_clips} clips need {needed}")
         recipe = {"n_clips": n_clips, "order": rng.permutation(n_clips).tolist()}
         if difficulty.zoom or difficulty.light:
             recipe |= {"looks": draw_looks(difficulty, rng), "toned": difficulty.light > 0}
@@ -292,12 +298,16 @@ class Jigsaw(Task):
         shown = cut(clip, recipe["n_clips"], recipe["order"], recipe.get("gap", 0))
         if "looks" not in recipe:
             return shown
-        tone = clip.frames.mean((0, 1, 2)) if recipe["toned"] else None
+        tone = of_clip(channel_means, clip) if recipe["toned"] else None
         return [one.with_frames(look_at(one.frames, recipe["looks"][part], tone)) for one, part in zip(shown, recipe["order"])]
 
     def check(self, clip: Clip, clips: list[Clip], recipe: dict[str, Any], difficulty: JigsawDifficulty) -> None:
         "As `check_order`."
         _refuse(clip_findability(clip, difficulty.n_clips), difficulty)
+
+    def trial(self, clip: Clip, recipe: dict[str, Any], sample_source: SampleSource, difficulty: JigsawDifficulty) -> list[Clip]:
+        "The video itself: neither question nor answer depends on how its parts are shown, and `suits` has looked at it."
+        return [clip]
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "States the number of digits, with an example of that length."
