@@ -144,6 +144,7 @@ class VideoError(ValueError):
         super().__init__(_one_line(f"{self.path}: {self.cause}"))
     def __reduce__(self): return type(self), (self.path, self.cause)
 
+# %% ../nbs/00_video.ipynb #21e7a187
 @dataclass(frozen=True)
 class VideoInfo:
     "What a file holds, as a player would show it: cuts, rotation and pixel shape applied."

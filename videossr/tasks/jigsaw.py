@@ -235,9 +235,11 @@ def look_at(
     look: dict[str, Any],  # box and light
     tone: np.ndarray | None,  # float (3,): the mean colour to get, before `light`; None: as it is
 ) -> np.ndarray:  # uint8 (t, H, W, 3)
-    "A part through its window, in its light; one factor a channel for all frames, so that nothing flickers."
+    "A part through its window, in its light; one factor a channel for all frames, so that nothing flickers. Raises `ValueError` for a window outside the frame."
     height, width = frames.shape[1:3]
     left, top, side = look["box"]
+    if not (0 <= left <= 1 and 0 <= top <= 1 and 0 < side <= 1):  # Pillow takes for ever where one is not a number
+        raise ValueError(f"a window of {look['box']!s:.80} is not inside the frame")
     box = (left * width, top * height, (left + side) * width, (top + side) * height)
     if side < 1:
         frames = np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box)) for frame in frames])
