@@ -30,7 +30,7 @@ def cut(
 ) -> list[Clip]:  # n_clips clips of T // n_clips - gap frames
     "The parts of a clip in the order given, each with times that begin at 0. Raises `ValueError` where the clip has no such parts."
     length = clip.n_frames // n_clips
-    if not 0 <= gap < length or not all(0 <= part < n_clips for part in order):
+    if not 0 <= gap < length or len(order) > n_clips or not all(0 <= part < n_clips for part in order):
         raise ValueError(f"{clip.n_frames} frames have no {n_clips} parts with gaps of {gap}, or none with the numbers {list(order)!s:.80}")
     times = np.arange(length - gap) * clip.step
     return [Clip(clip.frames[part * length : (part + 1) * length - gap], times, clip.source) for part in order]
