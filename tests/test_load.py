@@ -205,7 +205,7 @@ def test_a_row_of_another_form_is_named(published, spoil):
 
 def test_a_lost_frame_is_named(published):
     sample = load_samples(published / "train.parquet", video_dir=published / "elsewhere")[0]
-    with pytest.raises(VideoError, match="000.jpg: cannot be read as a picture"):
+    with pytest.raises(VideoError, match="000.jpg: there is no such file"):
         render(sample)
 
 
