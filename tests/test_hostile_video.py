@@ -108,6 +108,17 @@ def test_mutants_of_made_clips(made, tmp_path):
     assert len(read_clip(made[0], n_frames=4)) == 4, "the worker lives, or another took its place"
 
 
+def test_a_damaged_file_gives_the_same_pixels_each_time(made, tmp_path):
+    "Several threads patch a damaged picture from whatever they have at the moment."
+    damaged = 0
+    for name, data in mutants(made, 2 * len(MUTATIONS), seed=4):
+        (tmp_path / name).write_bytes(data)
+        first, again = (read(tmp_path / name, "pyav") for _ in range(2))
+        assert type(first) is type(again) and (isinstance(first, str) or np.array_equal(first.frames, again.frames)), name
+        damaged += not isinstance(first, str)
+    assert damaged > len(MUTATIONS) / 2
+
+
 def test_what_is_left_out_changes_no_pixel(made, tmp_path, monkeypatch):
     differ, read_by_both = jumps_against_walk(mutants(made, 2 * len(MUTATIONS), seed=2), tmp_path, monkeypatch)
     assert not differ and read_by_both > len(MUTATIONS) / 2

@@ -17,6 +17,11 @@ __all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'python_pro
            'read_pictures']
 
 # %% ../nbs/00_video.ipynb #d82fd193
+def _one_line(text: str) -> str:
+    "Text whose control characters, which could steer a terminal, are written out; of a very long one its ends."
+    text = text if len(text) <= 2000 else f"{text[:1000]} … {text[-500:]}"
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: f"\\x{ord(sign[0]):02x}", text)
+
 class _Measures:
     "What follows from a clip's two arrays."
     def __len__(self) -> int: return len(self.frames)
@@ -129,11 +134,6 @@ def _near(wanted: float, most: int) -> set[int]:
     return {min(max(1, number), most) for number in (math.floor(wanted), math.ceil(wanted), most)}
 
 # %% ../nbs/00_video.ipynb #93066e44
-def _one_line(text: str) -> str:
-    "Text whose control characters, which could steer a terminal, are written out; of a very long one its ends."
-    text = text if len(text) <= 2000 else f"{text[:1000]} … {text[-500:]}"
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: f"\\x{ord(sign[0]):02x}", text)
-
 class VideoError(ValueError):
     "A video that cannot be read. The message names the file and the cause; so do `path` and `cause`."
     def __init__(self,
@@ -386,7 +386,9 @@ def _on_screen(starts: np.ndarray, instants: np.ndarray) -> np.ndarray:
 class _Distrust(Exception):
     "decord cannot read this file, or not rightly; the message says why."
 
-def _threads() -> int: return min(4, os.cpu_count() or 1)
+_alone = False # whether one thread decodes, which gives the same pixels each time also where a file is damaged
+
+def _threads() -> int: return 1 if _alone else min(4, os.cpu_count() or 1)
 
 _log: int | None = None # in a worker: the file that takes what libraries print
 
@@ -525,7 +527,18 @@ def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tu
     return np.stack(frames), np.array(times)
 
 def _with_pyav(index: _Index, plan: Callable[[float], np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    "Frames (T, H, W, 3) and times (T,) by PyAV, from the file's beginning to the last instant; `plan` maps the video's end to the instants."
+    "Frames (T, H, W, 3) and times (T,) by PyAV; `plan` maps the video's end to the instants. Where FFmpeg complains, once more on one thread."
+    global _alone
+    try:
+        for _alone in (False, True):
+            before = _log_size()
+            found = _by_jumps_or_in_sequence(index, plan, height, width)
+            if _log_size() == before: break
+        return found
+    finally: _alone = False
+
+def _by_jumps_or_in_sequence(index: _Index, plan: Callable[[float], np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    "From the needed sections where that comes out right, else from the file's beginning to the last instant."
     if index.pieces:
         found = _jumping(index, plan(index.end), height, width)
         if found: return found
