@@ -328,8 +328,7 @@ def _pieces(packets: list, reorders: bool) -> tuple | None:
     "Times, keyframe marks and cuts of packets between which a decoder can jump from keyframe to keyframe; None if times or marks do not tell enough."
     times, _, cuts, keys = zip(*packets)
     if not _stamped(packets) or not keys[0] or all(cuts): return None
-    ahead = all(dts is not None and dts < pts for pts, dts, *_ in packets) # each piece is stored before it is shown: the times are those of showing
-    if reorders and times == tuple(sorted(times)) and not ahead: return None # numbered in the order of storing: what belongs to what is known in sequence only
+    if reorders and times == tuple(sorted(times)): return None # numbered in the order of storing: what belongs to what is known in sequence only
     return np.array(times), np.array(keys), np.array(cuts)
 
 # %% ../nbs/00_video.ipynb #b92dbb0b
@@ -367,7 +366,9 @@ def _index(path: str) -> _Index | VideoInfo:
         tail = duration*unit or (float(np.median(np.diff(starts))) if len(starts) > 1 else 1/rate if rate else 1.0)
         info = _info(path, box, stream, first, matrix, starts, tail)
         leans, stamped = _leans(first), _stamped(timed)
-        pieces = _pieces(timed, stream.codec_context.has_b_frames) if timed == packets and not torn and box.format.name not in _UNSAFE.keys() - {"mpegts"} else None
+        transport = box.format.name == "mpegts" # its times are those of showing, where they differ from those of storing
+        reorders = stream.codec_context.has_b_frames and not (transport and all(dts is not None and dts < pts for pts, dts, *_ in timed if pts is not None))
+        pieces = _pieces(timed, reorders) if timed == packets and (not torn if transport else box.format.name not in _UNSAFE) else None
         doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
         return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
 
