@@ -415,10 +415,10 @@ class Run:
         return read_json(self.path(name)) if self.path(name).exists() else None
 
     def log_rows(self) -> list[dict[str, Any]]:
-        "The rows of the log; empty before training. A line that a kill cut short is left out. Raises `ValueError` that names a line without its step and seconds."
+        "The rows of the log; empty before training. A line that a kill cut short is left out. Raises `ValueError` that names a line without its step."
         rows = read_json_lines(self.log_path, finished=True) if self.log_path.exists() else []
         for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not all(isinstance(row.get(name), (int, float)) for name in ("step", "seconds")):
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int) or not isinstance(row.get("seconds", 0), (int, float)):
                 raise ValueError(f"{self.log_path}, line {number} is no row of a log: {row!r:.200}")
         return rows
 

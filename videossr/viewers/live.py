@@ -52,7 +52,7 @@ def pace(
     "How long a step takes at present; None before the second one."
     part = rows[-n - 1 :]
     steps = part[-1]["step"] - part[0]["step"] if part else 0
-    return round((part[-1]["seconds"] - part[0]["seconds"]) / steps, 3) if steps > 0 else None
+    return round((part[-1].get("seconds", 0) - part[0].get("seconds", 0)) / steps, 3) if steps > 0 else None
 
 # %% ../../nbs/60_viewers/06_live.ipynb #a5a43f3c
 def _latest(kept: Rollouts, n: int) -> list[dict[str, Any]]:
