@@ -52,7 +52,7 @@ def record(reply=ODD):
 
 def group():
     row = {"step": 3, "sample": "x", "task": "counting", "type": "shapes", "answer": "1,2,3", "video": f"{ODD}.mp4"}
-    return json.dumps({**row, "rewards": [1.0, 0.0], "parsed": [True, False]}, ensure_ascii=False) + "\n"
+    return json.dumps({**row, "replies": ["1,2,3", "no"], "rewards": [1.0, 0.0], "parsed": [True, False]}, ensure_ascii=False) + "\n"
 
 
 def read_rollouts(path):

@@ -527,6 +527,7 @@ def _jumping(index: _Index, instants: np.ndarray, height: int, width: int) -> tu
     if len(times) != len(chosen) or np.abs(np.array(times) - index.starts[chosen]).max() > _SLACK/10: return None
     return np.stack(frames), np.array(times)
 
+# %% ../nbs/00_video.ipynb #0eaba17f
 def _with_pyav(index: _Index, plan: Callable[[float], np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     "Frames (T, H, W, 3) and times (T,) by PyAV; `plan` maps the video's end to the instants. Where FFmpeg complains, once more on one thread."
     global _alone

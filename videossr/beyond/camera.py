@@ -261,9 +261,8 @@ def read_motion(
     parse: str = "paper",  # "paper" or "lenient"
 ) -> tuple[str, int] | None:  # a key of `MOTIONS` and an amount
     "The motion that a reply names, or `None`; `paper` takes the form that the question asks for and nothing else."
-    if parse == "paper":
-        said = [re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text)]
-    else:
+    said = [re.fullmatch(r"\s*([a-z]+) (\d{1,3})\s*", text)]
+    if parse != "paper" and not said[0]:
         plain = _plain(answer_of(text) or "") or ""
         spans, shown = _regions(plain, "motion")
         places = [plain[slice(*span)] for span in spans] if shown in ("mark", "final") else [plain]
