@@ -428,8 +428,8 @@ def test_other_marks_are_told_from_shapes_at_any_size_and_angle(kind):
 def test_decoding_again_gives_the_same_pixels(real_videos):
     "Nothing above holds where it does not. FFmpeg's Theora decoder is one that fails with several threads."
     for path in sorted(real_videos.iterdir()):
-        clips = [read_clip(path) for _ in range(3)]
-        assert all(np.array_equal(clips[0].frames, clip.frames) for clip in clips), path.name
+        clips = [read_clip(path) for _ in range(2)]
+        assert np.array_equal(clips[0].frames, clips[1].frames), path.name
 
 
 @pytest.mark.slow
