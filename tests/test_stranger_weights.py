@@ -12,6 +12,7 @@ from transformers import PrinterCallback
 from transformers.integrations import hub_kernels
 
 from videossr import checkpoints, grpo
+from videossr.checkpoints import config_fault
 from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.policy import load_policy, tiny_policy
@@ -170,3 +171,13 @@ def test_a_chat_template_is_tried_once(start, tmp_path, monkeypatch):
     load_policy(folder, device="cpu")
     monkeypatch.setattr(checkpoints.subprocess, "run", lambda *_, **__: pytest.fail("it was tried again"))
     assert load_policy(folder, device="cpu").thought == ""
+
+
+@pytest.mark.parametrize("change, said", [({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers"), ({"vision_config": {"hidden_size": 10**8}}, "hidden_size"), ({"auto_map": None}, "levels of nesting")])
+def test_a_config_of_a_size_that_no_model_has_is_refused(change, said):
+    "transformers makes the model before it looks at the weights, and never comes back from lists within lists."
+    if said == "levels of nesting":
+        for _ in range(400):
+            change = {"auto_map": [change["auto_map"]]}
+    assert said in config_fault(change, "sdpa")
+    assert config_fault({"text_config": {"num_hidden_layers": 94, "hidden_size": 4096, "vocab_size": 151936, "rope_parameters": {"mrope_section": [24, 20, 20]}}}, "sdpa") is None

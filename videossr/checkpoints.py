@@ -137,16 +137,17 @@ def config_fault(
     return None
 
 
-_MOST = {"layers|depth|heads|experts": 1000, "size|dim|channels": 10**6}  # above what any model has; one of that size would be made before its weights are looked at
+_MOST = {"nesting": 20, "layers|depth|heads|experts": 1000, "size|dim|channels": 10**6}  # above what any model has; one of that size would be made before its weights are looked at
 
 
-def _numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    "The numbers in a config, each with the name above it."
+def _numbers_in(value: Any, name: str = "", level: int = 1) -> Iterator[tuple[str, float]]:
+    "The numbers in a config, each with the name above it, and how deep it nests."
+    yield "levels of nesting", level
     if isinstance(value, (int, float)):
         yield name, value
     elif isinstance(value, (list, tuple, dict)):
         for key, part in value.items() if isinstance(value, dict) else ((name, part) for part in value):
-            yield from _numbers_in(part, str(key))
+            yield from _numbers_in(part, str(key), level + 1)
 
 # %% ../nbs/37_checkpoints.ipynb #f711d7c6
 _ROOM = {"bytes": 100_000, "seconds": 10, "memory": 4 * 2**30, "letters": 1_000_000}  # of a template; that of Qwen3-VL has 5 kB
