@@ -290,3 +290,24 @@ def test_a_picture_that_takes_all_memory_harms_nobody(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEOSSR_DECODE_GB", "0.05")
     with pytest.raises(video.VideoError, match="more than 0.05 GB of memory"):
         frames_clip([str(path)], 1.0)
+
+
+def test_a_playlist_shows_nothing_outside_its_folder(clips, tmp_path):
+    "The kind that FFmpeg does play: of transport streams."
+    import av
+
+    secret, inside = tmp_path / "outside.ts", tmp_path / "folder"
+    inside.mkdir()
+    with av.open(str(clips[0])) as box, av.open(str(secret), "w") as copy:
+        stream = copy.add_stream_from_template(box.streams.video[0])
+        for packet in box.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                copy.mux(packet)
+    playlist = inside / "list.m3u8"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:99\n#EXTINF:9,\n../outside.ts\n#EXT-X-ENDLIST\n")
+    with av.open(str(playlist), options={"allowed_extensions": "ALL"}) as box:  # this is what would be shown
+        assert next(box.decode(video=0)) is not None
+    with pytest.raises(video.VideoError, match="not a video of a kind that is read"):
+        video.read_clip(playlist, 4)
+    assert len(video.read_clip(secret, 4)) == 4
