@@ -1,4 +1,6 @@
-"Replies that a model, a server or an attacker might send: for the tests of everything that reads replies."
+"What a model, a server or an attacker might send: replies for the tests of everything that reads them, and a pickle that tells when it is opened."
+from pathlib import Path
+
 import numpy as np
 
 ANSWERS = {"grounding": "14.5-26.2", "counting": "3,1,4", "jigsaw": "341562"}
@@ -10,6 +12,16 @@ PIECES = [
     "end", "frames", "circles", "squares", "triangles", "one", "twenty", "none", "no", "a", "Clip 3", "clip", "order:", "the answer is", "not", "or", "wait", "example", "if",
     "I cannot tell", "null", "None", "NaN", "True", "__import__('os')", "%s%n", "{0}", "<script>", "'; DROP TABLE", "SYSTEM:", "9" * 400, "1." * 30, "(" * 50,
 ]  # fmt: skip
+
+
+class Trap:
+    "Unpickling this writes a file."
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.place),)
 
 
 def hostile_replies(n: int, seed: int = 0) -> list[str]:

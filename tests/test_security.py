@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import torch
+from hostile import Trap
 from PIL import Image
 from test_backends import KEY, Server, endpoint
 
@@ -31,16 +32,6 @@ from videossr.viubench import load_viubench, read_viubench
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for path in (ROOT / "videossr").rglob("*.py") if path.name != "_modidx.py")
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
-
-
-class Trap:
-    "Unpickling this writes a file."
-
-    def __init__(self, place):
-        self.place = str(place)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.place),)
 
 
 # ---------------------------------------------------------------------------------------------------------- the source

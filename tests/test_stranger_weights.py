@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Trap
 from transformers import PrinterCallback
 from transformers.integrations import hub_kernels
 
@@ -17,16 +18,6 @@ from videossr.data import to_trl_dataset
 from videossr.demo import demo_videos
 from videossr.policy import load_policy, tiny_policy
 from videossr.tasks import make_sample
-
-
-class Trap:
-    "Unpickling this writes a file."
-
-    def __init__(self, place):
-        self.place = str(place)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.place),)
 
 
 @pytest.fixture(scope="module")
