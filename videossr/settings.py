@@ -185,8 +185,11 @@ def read_yaml(
 # %% ../nbs/04_settings.ipynb #6530fef0
 def _papermill() -> tuple[dict[str, str], dict[str, Any]]:
     "What papermill's command line gives to the kernel that this is: name -> text of -p and -r; name -> text in -f and -y. Empty where no papermill started it."
-    parent = psutil.Process().parent()
-    words = parent.cmdline() if parent else []
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:  # a hardened container may hide the parent, or it is gone: the values count as typed in the cell
+        return {}, {}
     place = next((place for place, word in enumerate(words[:4]) if Path(word).stem == "papermill"), None)
     if place is None:
         return {}, {}
