@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -222,12 +222,12 @@ _CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 
-def _tiny_processor() -> Qwen3VLProcessor:
-    "Tokenizer and video processor with Qwen3-VL's patch sizes: 16 x 16 pixels, 2 frames, merged 2 x 2."
+def _tiny_processor(patch: int, merge: int) -> Qwen3VLProcessor:
+    "Tokenizer and video processor; Qwen3-VL's patches are 16 x 16 pixels on 2 frames, merged 2 x 2."
     return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2),
+        image_processor=Qwen2VLImageProcessor(patch_size=patch, merge_size=merge),
         tokenizer=_tiny_tokenizer(),
-        video_processor=Qwen3VLVideoProcessor(size={"shortest_edge": 32 * 32, "longest_edge": 768 * 512 * 512}),
+        video_processor=Qwen3VLVideoProcessor(patch_size=patch, merge_size=merge, size={"shortest_edge": 32 * 32, "longest_edge": 768 * 512 * 512}),
         chat_template=_CHAT_TEMPLATE,
     )
 
@@ -236,19 +236,20 @@ def tiny_policy(
     seed: int = 0,  # of the random weights
     width: int = 128,  # of the language model
     n_layers: int = 3,  # of the language model
+    sight: Mapping[str, Any] | None = None,  # what the vision tower has otherwise, as `Qwen3VLVisionConfig` names it
 ) -> Policy:
     "A Qwen3-VL of about a million random weights with a processor of its own, made without any download."
-    processor = _tiny_processor()
+    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": width, "patch_size": 16, "spatial_merge_size": 2,
+              "num_position_embeddings": 64, "deepstack_visual_indexes": [0], "initializer_range": 0.05, **(sight or {})}  # fmt: skip
+    processor = _tiny_processor(vision["patch_size"], vision["spatial_merge_size"])
     token_id = processor.tokenizer.convert_tokens_to_ids
-    head_width, std = width // 4, 0.05
+    head_width = width // 4
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True,
             "mrope_section": [head_width // 4, head_width // 8, head_width // 8]}  # fmt: skip
     text = {"vocab_size": len(processor.tokenizer), "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": n_layers,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": head_width, "rope_parameters": rope, "initializer_range": std,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": head_width, "rope_parameters": rope, "initializer_range": 0.05,
             "max_position_embeddings": 32768, "tie_word_embeddings": True, "pad_token_id": token_id("<|endoftext|>"),
             "eos_token_id": token_id("<|im_end|>")}  # fmt: skip
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": width,
-              "num_position_embeddings": 64, "deepstack_visual_indexes": [0], "initializer_range": std}  # fmt: skip
     names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>",
              "vision_end_token_id": "<|vision_end|>"}  # fmt: skip
     names = {key: token_id(name) for key, name in names.items()}
