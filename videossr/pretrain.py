@@ -314,7 +314,7 @@ class Muon(torch.optim.Optimizer):
                 for (weight, _), update in zip(members, orthogonal(torch.stack([one for _, one in members])), strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
-# %% ../nbs/44_pretrain.ipynb #e0e6bec4
+# %% ../nbs/44_pretrain.ipynb #805c77a8
 @dataclass(frozen=True)
 class Course:
     "All there is to decide about a pretraining."
@@ -324,7 +324,6 @@ class Course:
     tower_steps: int = 8000  # of the tower alone
     tower_pairs: int = 32  # pairs of frames a step
     tower_rate: float = 2e-3
-    tower_matrix_rate: float = 0.0  # Muon's, for the tower's blocks; 0: all of it by AdamW
     steps: int = 8000  # of the whole policy
     pairs: int = 16  # pairs of frames a step, about
     matrix_rate: float = 0.02  # Muon's
@@ -347,7 +346,7 @@ def rate_at(
     "The share of the full rate at a step."
     return min(1, (step + 1) / 100) * min(1, max(0.02, (1 - step / steps) / decay))
 
-# %% ../nbs/44_pretrain.ipynb #4e8c6f86
+# %% ../nbs/44_pretrain.ipynb #177043ac
 class Study:
     "A pretraining under way."
 
@@ -374,9 +373,7 @@ class Study:
         sight, mine = self.policy.model.model.visual, list(self.readouts.parameters())
         rate, adam = self.course.rate, {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
         if self.seeing:
-            inner = [weight for weight in sight.blocks.parameters() if weight.dim() == 2] if self.course.tower_matrix_rate else []
-            rest = [weight for weight in sight.parameters() if all(weight is not one for one in inner)]
-            return [Muon(inner, lr=self.course.tower_matrix_rate)] * bool(inner) + [torch.optim.AdamW([*rest, *mine], lr=self.course.tower_rate, **adam)]
+            return [torch.optim.AdamW([*sight.parameters(), *mine], lr=self.course.tower_rate, **adam)]
         text = self.policy.model.model.language_model
         matrices = [weight for weight in text.layers.parameters() if weight.dim() == 2]
         rest = [weight for weight in text.parameters() if all(weight is not one for one in matrices)]
