@@ -15,6 +15,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from .folders import cache_dir, check_links, write_whole
 from .video import python_process
 
 # %% auto #0
-__all__ = ['file_fault', 'adapter_fault', 'checkpoint_fault', 'config_fault', 'template_fault', 'adapter_base',
-           'dress_as_published']
+__all__ = ['SHIPPED', 'file_fault', 'adapter_fault', 'checkpoint_fault', 'shipped', 'config_fault', 'template_fault',
+           'adapter_base', 'dress_as_published']
 
 # %% ../nbs/37_checkpoints.ipynb #7573f1aa
 def file_fault(
@@ -114,6 +115,16 @@ def checkpoint_fault(
         if fault:
             return fault
     return adapter_fault(folder)  # which transformers applies where it finds some beside a model
+
+# %% ../nbs/37_checkpoints.ipynb #a3247987
+SHIPPED = {"tiny": "tiny", "tiny-trained": "tiny"}  # name of a policy -> its folder in the package
+
+
+def shipped(
+    name: str | Path,  # of a policy
+) -> Path | None:  # None: it does not come with the package
+    "The folder of weights that come with the package."
+    return Path(str(files("videossr"))) / "weights" / SHIPPED[str(name)] if str(name) in SHIPPED else None
 
 # %% ../nbs/37_checkpoints.ipynb #b0e03108
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")  # what transformers has itself

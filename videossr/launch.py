@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from . import runs
 from .evaluate import Record
+from .checkpoints import SHIPPED
 from .folders import open_plain
 from .mixing import ask
 from .policy import Policy
@@ -143,7 +144,7 @@ def train_run(
     meet(settings)
     rank = place()[0]
     started, progress = time.perf_counter(), progress and rank == 0
-    if settings.model == "tiny":
+    if settings.model in SHIPPED:
         torch.set_num_threads(1)  # for matrices this small, a second thread costs more than it brings
     if rank:
         wait_until(lambda: run.path("samples", "refusals.jsonl").exists(), "the samples")

@@ -52,7 +52,7 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
-from .checkpoints import adapter_base, checkpoint_fault, config_fault, template_fault
+from .checkpoints import adapter_base, checkpoint_fault, config_fault, shipped, template_fault
 from .families import MARKERS, Family, family_of, fit_frames, process
 from .files import read_json, writing_to
 from .folders import check_links, remove, write_whole
@@ -348,7 +348,7 @@ def _no_policy(name: str | Path, error: Exception) -> Exception:
 
 # %% ../nbs/40_policy.ipynb #e391a56c
 def load_policy(
-    name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder of a model or of adapters
+    name: str | Path,  # hub name, e.g. "Qwen/Qwen3-VL-8B-Instruct", or a local folder of a model or of adapters; "tiny": the weights in this package
     *,
     dtype: str | torch.dtype = torch.float32,  # of the weights; "auto" keeps the checkpoint's own
     device: str | torch.device | None = None,  # where the model goes; None: the GPU if there is one
@@ -362,6 +362,7 @@ def load_policy(
     "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here or a config that chooses more than a model."
     if fixed := kwargs.keys() & {"trust_remote_code", "use_safetensors"}:
         raise TypeError(f"load_policy takes no {fixed.pop()}: programs and pickles of strangers are never run")
+    name = shipped(name) or name
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}

@@ -39,7 +39,7 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train
 # %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .answers import ANSWER_REWARDS
-from .checkpoints import dress_as_published
+from .checkpoints import dress_as_published, shipped
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
@@ -70,7 +70,7 @@ from .versions import installed
 @dataclass(frozen=True)
 class TrainSettings:
     "All there is to decide about a training run."
-    model: str = "tiny"  # "tiny", a hub name or a local folder
+    model: str = "tiny"  # "tiny", of random weights, "tiny-trained", which comes with the package and can see, a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
     difficulty: str | None = None  # of all tasks; None: as the mix says
     n_train: int = 600  # training prompts; with `adaptive`, of each rung
@@ -896,7 +896,7 @@ def final_dtype(
     "The dtype of the weights that a run keeps: that of the settings, or the one in which the model was published."
     if settings.final_dtype:
         return getattr(torch, settings.final_dtype)
-    return policy.model.dtype if settings.model == "tiny" else published_dtype(model_config(settings.model))
+    return policy.model.dtype if settings.model == "tiny" else published_dtype(model_config(shipped(settings.model) or settings.model))
 
 
 def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: TrainSettings) -> Policy:
@@ -925,7 +925,7 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: Trai
 # %% ../nbs/53_runs.ipynb #adf85745
 def _dress(folder: Path, settings: TrainSettings, dtype: torch.dtype) -> None:
     if settings.model != "tiny":
-        dress_as_published(folder, settings.model, str(dtype).removeprefix("torch."))
+        dress_as_published(folder, shipped(settings.model) or settings.model, str(dtype).removeprefix("torch."))
 
 
 def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) -> None:
