@@ -105,7 +105,7 @@ def mark_distances(
             found[these] = np.max([right * np.cos(turn) + down * np.sin(turn) for turn in turns], 0) - radius
     return found
 
-# %% ../nbs/44_perception.ipynb #f1709047
+# %% ../nbs/44_perception.ipynb #fae24c92
 @dataclass
 class Marks:
     "Marks on frames, as arrays with a row for each."
@@ -130,7 +130,7 @@ class Marks:
         np.add.at(found, (self.frame[real], quarter[real], self.kind[real]), 1)
         return found
 
-
+# %% ../nbs/44_perception.ipynb #8e2b1daf
 def place_marks(
     rng: np.random.Generator,
     n_marks: np.ndarray,  # int (n,), wanted on each frame
@@ -154,7 +154,7 @@ def place_marks(
     keep = ~bad
     return Marks(frame[keep], kind[keep], *place[keep].T, inner[keep], rng.random(keep.sum()) < hard)
 
-# %% ../nbs/44_perception.ipynb #bf656dbc
+# %% ../nbs/44_perception.ipynb #1c37e350
 _WINDOW = 38  # pixels: the largest mark and its soft edge
 
 
@@ -167,7 +167,7 @@ def _colours(rng: np.random.Generator, under: np.ndarray, hard: np.ndarray) -> n
         found[again] = rng.uniform(np.where(rng.random(again.sum()) < 0.5, 0, low[again])[:, None], 255, (again.sum(), 3))
     return found.astype(np.float32)
 
-
+# %% ../nbs/44_perception.ipynb #6b35440a
 def draw_marks(
     frames: np.ndarray,  # float32 (n, 64, 64, 3), painted on
     marks: Marks,
@@ -271,7 +271,7 @@ class Lesson:
         "Adds a question."
         self.asked.append((key, question + form, answer))
 
-# %% ../nbs/44_perception.ipynb #eb30b901
+# %% ../nbs/44_perception.ipynb #55c91774
 def stamps_of(
     rng: np.random.Generator,
     n_frames: int,  # even
@@ -310,7 +310,7 @@ def one_clip(
         lesson.n_marks[0, chosen] = rng.integers(1, 3, len(chosen))
     return lesson
 
-
+# %% ../nbs/44_perception.ipynb #dbad215a
 def _example_span(rng: np.random.Generator) -> str:
     start = rng.uniform(0, 40)
     return f"{start:.1f}-{start + rng.uniform(1, 20):.1f}"
@@ -375,7 +375,13 @@ def _digits(values: np.ndarray) -> str:
 def _order_form(rng: np.random.Generator, n_clips: int) -> str:
     return _ORDER.format(n_clips, n_clips, _digits(rng.random(n_clips))) if rng.random() < 0.5 else f" Answer: {n_clips} digits."
 
-# %% ../nbs/44_perception.ipynb #d6e3db4e
+# %% ../nbs/44_perception.ipynb #4ec30032
+def _totals_form(rng: np.random.Generator, names: Sequence[str]) -> str:
+    "Says that numbers are wanted, one for each name."
+    example = ",".join(map(str, rng.integers(0, 5, len(names))))
+    return _TOTALS.format(",".join(names), example) if rng.random() < 0.5 and len(names) == 3 else f" Answer: {','.join(names)}."
+
+
 def _ask_of_one(lesson: Lesson, rng: np.random.Generator) -> None:
     "How many of each kind, of all, and at one time."
     totals = lesson.counts.sum((0, 1, 2))
@@ -387,7 +393,7 @@ def _ask_of_one(lesson: Lesson, rng: np.random.Generator) -> None:
         busy = np.flatnonzero(pairs.sum(1))
         place = int(rng.choice(busy)) if len(busy) and rng.random() < 0.8 else int(rng.integers(len(pairs)))
         if lesson.stamps.count(lesson.stamps[place]) == 1:
-            form = _TOTALS.format(",".join(PLURAL), ",".join(map(str, rng.integers(0, 5, 3)))) if rng.random() < 0.5 else " Answer: circles,squares,triangles."
+            form = _totals_form(rng, PLURAL)
             lesson.ask("count at", f"What is drawn at {lesson.stamps[place]} seconds?", ",".join(map(str, pairs[place])), form)
 
 
@@ -398,13 +404,12 @@ def _ask_of_many(lesson: Lesson, rng: np.random.Generator) -> None:
         if (totals[:, kind] > 0).sum() == 1:
             lesson.ask(f"{name} which", f"Which clip has {name}?", str(totals[:, kind].argmax() + 1))
     shapes = totals.sum(1)
-    names = ",".join(f"Clip {number + 1}" for number in range(len(shapes)))
-    form = _TOTALS.format(names, ",".join(map(str, rng.integers(0, 5, len(shapes))))) if rng.random() < 0.5 and len(shapes) == 3 else f" Answer: {names}."
+    form = _totals_form(rng, [f"Clip {number + 1}" for number in range(len(shapes))])
     lesson.ask("count each", "How many shapes are drawn in each clip?", ",".join(map(str, shapes)), form)
     if len(set(shapes.tolist())) == len(shapes):
         lesson.ask("count order", "Order the clips by the number of drawn shapes, from few to many.", _digits(shapes), _order_form(rng, len(shapes)))
 
-
+# %% ../nbs/44_perception.ipynb #cbdc4192
 def finish_lessons(
     lessons: Sequence[Lesson],  # whose frames are painted on
     rng: np.random.Generator,
@@ -428,6 +433,6 @@ def finish_lessons(
 
 
 KEYS = (
-    *(f"{event} {what}" for event in EVENTS for what in ("start", "end", "when", "which")), *(f"count {name}" for name in PLURAL), *(f"{name} which" for name in PLURAL),
-    "count all", "count at", "count each", "count order", "ball order", "ball", "light", "odd",
+    *(f"{event} {what}" for event in EVENTS for what in ("start", "end", "when", "which")),
+    *(f"count {name}" for name in PLURAL), *(f"{name} which" for name in PLURAL), "count all", "count at", "count each", "count order", "ball order", "ball", "light", "odd",
 )  # fmt: skip

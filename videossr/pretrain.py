@@ -39,7 +39,7 @@ def blank_policy(
     "The policy that pretraining starts from."
     return tiny_policy(seed, sight=SIGHT)
 
-# %% ../nbs/44_pretrain.ipynb #83d3ab24
+# %% ../nbs/44_pretrain.ipynb #87d78ae8
 def patches_of(
     frames: torch.Tensor,  # float32 (2 n, 64, 64, 3), levels of 255
 ) -> torch.Tensor:  # float32 (n, 64 patches, 384)
@@ -49,7 +49,7 @@ def patches_of(
     cut = (frames / 127.5 - 1).view(-1, 2, side, merge, patch, side, merge, patch, 3)
     return cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(len(cut), -1, 6 * patch * patch)
 
-
+# %% ../nbs/44_pretrain.ipynb #19fb0f81
 class Tower:
     "The vision tower of a policy, for a batch of pairs of frames."
 
@@ -57,8 +57,8 @@ class Tower:
         self.model, side = policy.model.model.visual, SIDE // SIGHT["patch_size"]
         grid, merge = torch.tensor([[1, side, side]]), SIGHT["spatial_merge_size"]
         self.places, self.shares = get_vision_interpolation_indices_and_weights(
-            grid, num_grid_per_side=self.model.num_grid_per_side, mode=self.model.interpolation_mode, align_corners=self.model.interpolation_align_corners,
-            spatial_merge_size=merge, kwargs={},
+            grid, num_grid_per_side=self.model.num_grid_per_side, mode=self.model.interpolation_mode,
+            align_corners=self.model.interpolation_align_corners, spatial_merge_size=merge, kwargs={},
         )  # fmt: skip
         positions = get_vision_position_ids(grid, merge, kwargs={})
         self.turns = self.model.rotary_pos_emb(torch.zeros(side * side, self.model.config.hidden_size), positions)
@@ -78,13 +78,13 @@ class Tower:
             hidden = hidden + block.mlp(block.norm2(hidden))
         return hidden, self.model.merger(hidden.flatten(0, 1)).view(n, size // SIGHT["spatial_merge_size"] ** 2, -1)
 
-
+# %% ../nbs/44_pretrain.ipynb #5750d288
 def _turned(states: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     "Rotary embedding of (..., positions, head width)."
     one, two = states.chunk(2, -1)
     return states * turns[0] + torch.cat([-two, one], -1) * turns[1]
 
-# %% ../nbs/44_pretrain.ipynb #385fbb48
+# %% ../nbs/44_pretrain.ipynb #20bf2351
 def _opening(policy: Policy, lesson: Lesson) -> str:
     "The text of a prompt up to its question, in the released form of markers."
     tokens = "<|vision_start|>" + "<|video_pad|>" * (SIDE // 32) ** 2 + "<|vision_end|>"
@@ -105,7 +105,7 @@ def _places(ids: list[int], video: int) -> list[tuple[int, int, int]]:
             position, k = position + 1, k + 1
     return found
 
-
+# %% ../nbs/44_pretrain.ipynb #020516cb
 @dataclass
 class Packed:
     "Lessons as inputs: one row each, the clips and then every question with its answer."
@@ -115,7 +115,7 @@ class Packed:
     branch: torch.Tensor  # int64 (B, N): 0 the clips, 1.. the questions, -1 nothing
     target: torch.Tensor  # int64 (B, N): the token to come, -1 where none is asked
 
-
+# %% ../nbs/44_pretrain.ipynb #a057688d
 def pack(
     policy: Policy,
     lessons: Sequence[Lesson],
@@ -133,9 +133,10 @@ def pack(
             ids, branch, target = ids + asked + said, branch + [number + 1] * size, target + [-1] * (len(asked) - 1) + said + [end]
             places += [(after + k,) * 3 for k in range(size)]
         rows.append((ids, branch, target, places))
-    longest = max(len(row[0]) for row in rows)
-    filled = [np.stack([np.pad(np.array(row[part]), [(0, longest - len(row[part]))] + [(0, 0)] * (part == 3), constant_values=0 if part in (0, 3) else -1) for row in rows]) for part in range(4)]
-    ids, branch, target, places = (torch.from_numpy(part) for part in filled)
+    ids, branch, target, places = (
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in part], True, fill) for part, fill in zip(zip(*rows), (0, -1, -1, 0), strict=True)
+    )
+    longest = ids.shape[1]
     mine, theirs = branch[:, :, None], branch[:, None, :]
     sees = torch.ones(longest, longest, dtype=torch.bool).tril() & ((theirs == 0) | (theirs == mine)) | torch.eye(longest, dtype=torch.bool)
     return Packed(ids, places.permute(2, 0, 1), sees, branch, target)
@@ -212,7 +213,7 @@ class Reader:
                 marks.append((key, answer, bool(hit[(row == number) & (branch == place + 1)].all())))
         return marks
 
-# %% ../nbs/44_pretrain.ipynb #5fc64b7a
+# %% ../nbs/44_pretrain.ipynb #2052841d
 class Readouts(torch.nn.Module):
     "Throw-away linear heads on a policy's tower and on the hidden states behind its first layer."
 
@@ -220,7 +221,8 @@ class Readouts(torch.nn.Module):
         super().__init__()
         width, hidden = policy.model.config.text_config.hidden_size, policy.model.config.vision_config.hidden_size
         sizes = {"patch": (hidden, 2 * 5), "quarter": (width, 2 * 9), "pair": (4 * width, 3 * 5), "colour": (width, 24)}
-        sizes |= {"marks": (width, 2 * 9), "event": (width, 2 * (len(EVENTS) + 1)), "ball": (width, 2 * 5), "time": (width, 3 * 11), "clip": (width, 6), "asked": (width, len(KEYS))}
+        said = {"marks": 2 * 9, "event": 2 * (len(EVENTS) + 1), "ball": 2 * 5, "time": 3 * 11, "clip": 6, "asked": len(KEYS)}
+        sizes |= {name: (width, size) for name, size in said.items()}
         self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(*size) for name, size in sizes.items()})
 
     def loss(
@@ -268,14 +270,19 @@ class Readouts(torch.nn.Module):
         asked = torch.tensor([KEYS.index(key) for lesson in lessons for key, _, _ in lesson.asked])
         return found | {"marks": 2 * found["marks"], "asked": self.loss("asked", middle[begins], asked)}
 
-
+# %% ../nbs/44_pretrain.ipynb #301c805a
 def _truth(lessons: Sequence[Lesson]) -> dict[str, np.ndarray]:
     "What is true of each video token, (pairs, 4 quarters, classes to say)."
-    marks = [one.counts.reshape(-1, 2, 4, 3).transpose(0, 2, 1, 3).reshape(-1, 4, 6) for one in lessons]
-    each = {name: [np.repeat(getattr(one, name).reshape(-1, 1, 2), 4, 1) for one in lessons] for name in ("event", "ball")}
-    times = [np.tile([[_digits(stamp)] * 4 for stamp in one.stamps], (len(one.clips), 1, 1)) for one in lessons]
-    clip = [np.broadcast_to((np.repeat(np.arange(len(one.clips)), len(one.stamps)) + (len(one.clips) > 1))[:, None, None], (len(one.clips) * len(one.stamps), 4, 1)) for one in lessons]
-    return {name: np.concatenate(parts) for name, parts in {"marks": [part.clip(0, 2) for part in marks], **each, "time": times, "clip": clip}.items()}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("marks", "event", "ball", "time", "clip")}
+    for one in lessons:
+        n_clips, n_pairs = len(one.clips), len(one.stamps)
+        number = np.repeat(np.arange(n_clips), n_pairs) + (n_clips > 1)
+        found["marks"].append(one.counts.reshape(-1, 2, 4, 3).transpose(0, 2, 1, 3).reshape(-1, 4, 6).clip(0, 2))
+        found["event"].append(np.repeat(one.event.reshape(-1, 1, 2), 4, 1))
+        found["ball"].append(np.repeat(one.ball.reshape(-1, 1, 2), 4, 1))
+        found["time"].append(np.repeat(np.tile([_digits(stamp) for stamp in one.stamps], (n_clips, 1))[:, None], 4, 1))
+        found["clip"].append(np.repeat(number[:, None, None], 4, 1))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _digits(stamp: str) -> list[int]:
@@ -349,7 +356,7 @@ def rate_at(
     "The share of the full rate at a step."
     return min(1, (step + 1) / 100) * min(1, max(0.02, (1 - step / steps) / decay))
 
-# %% ../nbs/44_pretrain.ipynb #a6b697fc
+# %% ../nbs/44_pretrain.ipynb #6b36b79d
 class Study:
     "A pretraining under way."
 
@@ -461,11 +468,12 @@ class Study:
         "Losses of the answers and of all readouts."
         packed, video = pack(self.policy, lessons), self.policy.model.config.video_token_id
         logits, middle, (hidden, tokens, frames) = self.reader.say(lessons, packed)
-        labels, counts = (np.concatenate([getattr(one, name).reshape(-1, *shape) for one in lessons]) for name, shape in (("labels", (SIDE, SIDE)), ("counts", (4, 3))))
+        labels = np.concatenate([one.labels.reshape(-1, SIDE, SIDE) for one in lessons])
+        counts = np.concatenate([one.counts.reshape(-1, 4, 3) for one in lessons])
         losses = {"answers": F.cross_entropy(logits, packed.target[packed.target >= 0])}
         return losses | self.readouts.of_tower(hidden, tokens, frames, labels, counts) | self.readouts.of_middle(middle, packed, lessons, video)
 
-# %% ../nbs/44_pretrain.ipynb #62b58a30
+# %% ../nbs/44_pretrain.ipynb #9b11ecee
 def seen_pairs(
     world: World,
     rng: np.random.Generator,
@@ -499,7 +507,7 @@ def draw_lessons(
     finish_lessons(lessons, rng, hard=float(rng.choice([0.1, 0.5])), others=float(rng.choice([0, 0.3])))
     return lessons
 
-
+# %% ../nbs/44_pretrain.ipynb #d41cd09f
 def batch_at(
     world: World,
     course: Course,
@@ -537,7 +545,7 @@ def painted(
                 yield waiting.pop(0).result()
             step += 1
 
-# %% ../nbs/44_pretrain.ipynb #8013d545
+# %% ../nbs/44_pretrain.ipynb #fe15035a
 def gates(
     policy: Policy,
     n: int = 60,  # lessons of each length
@@ -554,8 +562,10 @@ def gates(
             finish_lessons(lessons, rng, hard=hard, others=others, most=99)
             for start in range(0, n, 20):
                 for key, answer, right in reader.right(lessons[start : start + 20]):
-                    if marks == "plain" or _group(key).startswith(("count", "shapes")):
-                        found.setdefault((f"{_group(key)}, {marks}" if _group(key).startswith(("count", "shapes")) else _group(key), n_clips, n_frames), []).append((key, answer, right))
+                    what = _group(key)
+                    about_marks = what.startswith(("count", "shapes"))
+                    if about_marks or marks == "plain":
+                        found.setdefault((f"{what}, {marks}" if about_marks else what, n_clips, n_frames), []).append((key, answer, right))
     return [_row(*place, marks) for place, marks in sorted(found.items())]
 
 
@@ -572,7 +582,8 @@ def _row(what: str, clips: int, frames: int, marks: list[tuple[str, str, bool]])
     for key, answer, _ in marks:
         by_key.setdefault(key, Counter())[answer] += 1
     chance = sum(answers.most_common(1)[0][1] for answers in by_key.values()) / len(marks)
-    return {"what": what, "clips": clips, "frames": frames, "n": len(marks), "right": round(float(np.mean([right for *_, right in marks])), 3), "chance": round(chance, 3)}
+    right = float(np.mean([one for *_, one in marks]))
+    return {"what": what, "clips": clips, "frames": frames, "n": len(marks), "right": round(right, 3), "chance": round(chance, 3)}
 
 # %% ../nbs/44_pretrain.ipynb #d6be35ea
 def probe(
@@ -607,7 +618,7 @@ def probe(
     chance = np.mean([np.bincount(expected[:, kind]).max() / len(expected) for kind in range(3)])
     return {"right": round(float(right), 3), "chance": round(float(chance), 3)}
 
-# %% ../nbs/44_pretrain.ipynb #a543c425
+# %% ../nbs/44_pretrain.ipynb #9aab253a
 _CARD = """---
 license: apache-2.0
 ---
@@ -635,7 +646,7 @@ A linear model on the vision tower's tokens says how many of a kind are on a pai
 What it cannot do follows from the table: what stands near chance there it has not learned. It knows no picture but painted ones of 64 x 64 pixels and no sentence but the questions above.
 """
 
-
+# %% ../nbs/44_pretrain.ipynb #1f3e09fc
 def publish(
     policy: Policy,
     folder: str | Path,
@@ -654,7 +665,7 @@ def publish(
     table = "\n".join(f"| {row['what']} | {row['clips']} | {row['frames']} | {row['n']} | {row['right']:.2f} | {row['chance']:.2f} |" for row in rows)
     seen = ", ".join(f"{one['right']:.2f} of {name} marks (most frequent {one['chance']:.2f})" for name, one in probes.items())
     card = _CARD.replace("\\\n", "").format(
-        weights=policy.n_parameters, world_seed=course.world_seed, last_evening=course.n_evenings - 1, events=", ".join(EVENTS), steps=steps, minutes=seconds / 60,
-        seed=course.seed, made=made, course=json.dumps(asdict(course)), rows=table, probes=seen,
+        weights=policy.n_parameters, world_seed=course.world_seed, last_evening=course.n_evenings - 1, events=", ".join(EVENTS),
+        steps=steps, minutes=seconds / 60, seed=course.seed, made=made, course=json.dumps(asdict(course)), rows=table, probes=seen,
     )  # fmt: skip
     return write_whole(Path(folder) / "README.md", card)
