@@ -324,21 +324,21 @@ class Muon(torch.optim.Optimizer):
                 for (weight, _), update in zip(members, orthogonal(torch.stack([one for _, one in members])), strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
-# %% ../nbs/44_pretrain.ipynb #805c77a8
+# %% ../nbs/44_pretrain.ipynb #98489acc
 @dataclass(frozen=True)
 class Course:
     "All there is to decide about a pretraining."
     seed: int = 0  # of weights and questions
     world_seed: int = 1000  # of the evenings
     n_evenings: int = 32
-    tower_steps: int = 8000  # of the tower alone
+    tower_steps: int = 2700  # of the tower alone
     tower_pairs: int = 32  # pairs of frames a step
     tower_rate: float = 2e-3
-    steps: int = 8000  # of the whole policy
+    steps: int = 2400  # of the whole policy
     pairs: int = 16  # pairs of frames a step, about
     matrix_rate: float = 0.02  # Muon's
     rate: float = 2e-3  # AdamW's
-    sight_share: float = 0.25  # of AdamW's rate, for the tower while it is trained with the rest
+    sight_share: float = 0.5  # of AdamW's rate, for the tower while it is trained with the rest
     readouts: float = 0.5  # weight of the readouts' losses
     several: float = 0.3  # share of steps on several clips
     decay: float = 0.4  # share of the steps in which the rate goes down
