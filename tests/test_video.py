@@ -18,7 +18,7 @@ import pytest
 
 import videossr.video as video
 from videossr.demo import write_mp4
-from videossr.video import Clip, VideoError, VideoInfo, fit_size, probe, read_clip
+from videossr.video import Clip, VideoError, VideoInfo, fit_size, probe, read_clip, read_grey
 
 WIDTH, HEIGHT, BITS = 160, 96, 7
 
@@ -491,6 +491,92 @@ def test_damage_stops_the_jumps(folder):
     assert video._jumping(index, np.array([1.0, 4.75]), 96, 160) is None
     clip = read_clip(path, times=[1.0, 4.75], backend="pyav")
     assert numbers(clip) == (clip.times * 10).round().astype(int).tolist() and clip.times[0] == 1.0
+
+
+# ---------------------------------------------------------------- small and grey
+
+
+GREY = {**{name: READ_RIGHT[name] for name in ("late.mkv", "transport.ts", "bframes.avi", "full.mp4", "onekey.mp4", "vp8.webm")},
+        "deep.mkv": {"pixels": "yuv420p10le"}, "lossless.avi": {"codec": "rawvideo", "pixels": "rgb24"}, "odd.mp4": {"size": (98, 162)}}
+
+
+@pytest.mark.parametrize("name", GREY)
+def test_grey_shows_what_a_clip_shows(folder, name):
+    try:
+        path = make(folder / f"grey-{name}", **GREY[name])
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this FFmpeg cannot write it: {error}")
+    grey, at = read_grey(path, rate=8, longest=3)
+    clip = read_clip(path, times=at, backend="pyav")
+    assert grey.shape == (24, 64, 64) and grey.dtype == np.uint8 and np.array_equal(at, np.arange(24) / 8)
+    assert [read_number(frame[..., None].repeat(3, -1)) for frame in grey] == [int(10 * when + 0.02) for when in at]
+    wanted = [clip.frames[np.searchsorted(clip.times, when + 2e-3) - 1] @ [0.299, 0.587, 0.114] for when in at]
+    alike = [np.corrcoef(one[8::16, 8::16].ravel(), cells(frame)[8::16, 8::16].ravel())[0, 1] for one, frame in zip(grey, wanted)]
+    assert min(alike) > 0.9
+
+
+def cells(frame, side=64):
+    """The nearest pixels on a square grid."""
+    rows, columns = (((np.arange(side) + 0.5) * size / side).astype(int) for size in frame.shape)
+    return frame[rows][:, columns]
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1)])
+def test_grey_is_the_right_way_up(folder, plain, matrix):
+    path = turned(plain, folder / "grey-turned.mp4", *matrix)
+    shown = cells(read_clip(path, times=[0.0]).frames[0] @ [0.299, 0.587, 0.114])
+    grey = read_grey(path, 1)[0][0].astype(float)
+    ways = [np.abs(np.corrcoef(turn.ravel(), shown.ravel())[0, 1] - 1) for picture in (grey, grey[:, ::-1]) for turn in map(lambda k: np.rot90(picture, k), range(4))]
+    assert np.argmin(ways) == 0 and ways[0] < 0.1
+
+
+def test_grey_of_files_without_pictures(folder, plain):
+    for name, cause in broken_files(folder, plain).items():
+        with pytest.raises(VideoError, match=f"{name}: .*{cause}"):
+            read_grey(folder / name, 8)
+
+
+# ---------------------------------------------------------------- the walk
+
+
+def test_a_file_that_changed_is_walked_through_again(folder):
+    path = make(folder / "changing.mp4", n=20)
+    first = video._index(str(path))
+    assert video._index(str(path)) is first
+    make(path, n=30)
+    assert video._index(str(path)).info.n_frames == 30 and probe(path).n_frames == 30
+    path.unlink()
+    with pytest.raises(VideoError, match="no such file"):
+        video._index(str(path))
+
+
+def test_a_long_reading_in_sequence_tells_how_far_it_is(folder, plain, serve, monkeypatch):
+    """Words ahead of the answer change nothing in it; what can be sought says none; nothing is drawn where nobody looks."""
+    words, real = [], video._moved
+    monkeypatch.setattr(video, "_moved", lambda bar, path, walked, of: words.append((walked, of)) or real(bar, path, walked, of))
+    path = make(folder / "unsought.avi", n=100)  # H.264 in AVI
+    assert video._index(str(path)).pieces is None
+    wanted = read_clip(path, n_frames=20, timeout=None)
+    serve("import videossr.video as video, time\nvideo._PATIENCE = -1e6\nvideo._serve()")  # as if each frame took a second
+    video._close_workers()
+    clip = read_clip(path, n_frames=20)
+    assert np.array_equal(clip.frames, wanted.frames) and np.array_equal(clip.times, wanted.times)
+    assert len(words) > 50 and words == sorted(words) and {of for _, of in words} == {10.0}
+    words.clear()
+    assert len(read_clip(plain, backend="pyav")) == 36 and not words
+
+
+def test_the_bar_is_seen_by_who_looks(capfd, monkeypatch):
+    bar = video._moved(None, "/a/b\x1b[31m.ts", 3.2, 60.0)
+    bar.close()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    bar = video._moved(video._moved(None, "/a/b\x1b[31m.ts", 3.2, 60.0), "", 9.9, 60.0)
+    assert bar.n == 10 and bar.total == 60
+    bar.close()
+    out, told = capfd.readouterr()
+    assert not out and "b\\x1b[31m.ts, from its beginning" in told
 
 
 # ---------------------------------------------------------------- broken files
