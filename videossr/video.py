@@ -234,7 +234,7 @@ def _packets(box, stream) -> Iterator:
         if packet.size: yield packet
 
 def _frames_of(packet) -> list:
-    "What a packet decodes to; None stands for damage, also for a frame that the decoder says it patched by guessing."
+    "What a packet decodes to; None stands for damage, False for a frame that the decoder says it patched by guessing, now or before."
     return _whole(packet.decode, packet.stream, [None])
 
 def _flushed(stream) -> list:
@@ -242,12 +242,12 @@ def _flushed(stream) -> list:
     return _whole(lambda: stream.decode(None), stream, [])
 
 def _whole(decode: Callable[[], list], stream, failed: list) -> list:
-    "Decoded frames, None for a patched one; `failed` if there are none. `MemoryError` where memory ran out, which decoders call damage."
+    "Decoded frames, False for a patched one; `failed` if there are none. `MemoryError` where memory ran out, which decoders call damage."
     import av
-    try: frames = [None if frame.is_corrupt else frame for frame in decode()]
+    try: frames = [False if frame.is_corrupt else frame for frame in decode()]
     except MemoryError: raise
     except (av.FFmpegError, OSError, ValueError): frames = failed
-    if None in frames and _room_left() < 8*stream.width*stream.height: raise MemoryError # less than two frames of any format
+    if (None in frames or False in frames) and _room_left() < 8*stream.width*stream.height: raise MemoryError # less than two frames of any format
     return frames
 
 def _undecodable(packets: int, codec: str) -> str:
@@ -452,23 +452,26 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
 def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object, bool]]:
     "Every frame of the needed packets (see `_needed`; None: all) that can be decoded whole, those held back too; and whether all before it could."
     sparing = needed is not None and stream.codec_context.name in ("h264", "hevc") # other decoders look at the setting when they are opened, or never
+    sent: dict[int, int] = {} # packets by their times, numbered
     def decoded():
-        jumped = False
+        jumped, number = False, -1
         for number, packet in enumerate(_packets(box, stream)):
             skip = needed is not None and number < len(needed) and not needed[number]
             if skip and not jumped: # what is left in the decoder, then a clean start at the next keyframe
-                yield from _flushed(stream)
+                yield from ((frame, number) for frame in _flushed(stream))
                 stream.codec_context.flush_buffers()
             elif not skip:
                 if sparing: stream.codec_context.skip_frame = "NONREF" if number < len(needed) and needed[number] == 1 else "DEFAULT"
-                yield from _frames_of(packet)
+                sent[packet.pts] = number
+                yield from ((frame, number) for frame in _frames_of(packet))
             jumped = skip
-        yield from _flushed(stream)
-    whole = sound = True
-    for frame in decoded():
-        whole = frame is not None and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
+        yield from ((frame, number) for frame in _flushed(stream))
+    whole, sound, broken = True, True, 0
+    for frame, number in decoded():
+        if frame is False or frame is None and whole: broken = number if frame is None and stream.thread_count == 1 else 0 # several threads tell of it later
+        whole = bool(frame) and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
         sound = sound and whole
-        if whole: yield frame, sound
+        if whole or frame and sent.get(frame.pts, broken) < broken: yield frame, sound # sent before it and held back
 
 # %% ../nbs/00_video.ipynb #2809c888
 _AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
