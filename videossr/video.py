@@ -347,12 +347,6 @@ def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     if a*d - b*c < 0: return "mirrored"
     return ""
 
-def _index(path: str) -> _Index | VideoInfo:
-    "What a walk through a file's packets gives: its `_Index`, or the `VideoInfo` alone where there are no pictures."
-    _check_file(path)
-    stat = os.stat(path)
-    return _walk(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev))
-
 @lru_cache(1) # whoever asks for a file's length often reads it next
 def _walk(path: str, state: tuple) -> _Index | VideoInfo:
     "The walk itself; `state` changes with the file."
@@ -380,6 +374,13 @@ def _walk(path: str, state: tuple) -> _Index | VideoInfo:
         pieces = _pieces(timed, reorders) if timed == packets and (not torn if transport else box.format.name not in _UNSAFE) else None
         doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
         return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
+
+# %% ../nbs/00_video.ipynb #faac72db
+def _index(path: str) -> _Index | VideoInfo:
+    "What a walk through a file's packets gives: its `_Index`, or the `VideoInfo` alone where there are no pictures."
+    _check_file(path)
+    stat = os.stat(path)
+    return _walk(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev))
 
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
@@ -522,6 +523,7 @@ def _brightness(frame, index: _Index, side: int) -> np.ndarray:
     stored = Image.frombuffer("L", (plane.width, plane.height), plane, "raw", "L", plane.line_size, 1)
     return _turned(np.asarray(stored.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)), index.matrix)
 
+# %% ../nbs/00_video.ipynb #77ce0965
 def _pick(index: _Index, instants: np.ndarray, height: int, width: int, needed: np.ndarray | None = None) -> tuple[list, list, float | None]:
     "Frames on screen at the instants, their times, and the last frame's time if the file had to be read to its end."
     frames, times, held, done, due = [], [], None, 0, time.monotonic() + _PATIENCE

@@ -601,6 +601,13 @@ class _Crew:
                 self.builders.remove(builder)
 
 # %% ../../nbs/30_data/01_build.ipynb #4304a41c
+def _check_settings(numbers: dict[str, int], shard_size: int, tries: int, time_limit: float | str) -> None:
+    if min(numbers.values()) < 1 or shard_size < 1 or tries < 1:
+        raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
+    if time_limit != "auto" and (isinstance(time_limit, str) or not time_limit > 0):
+        raise ValueError(f"time_limit={time_limit!r} must be seconds, more than 0, or 'auto'")
+
+
 def _work_here(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float | str, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
     "Makes shards with builders on this machine."
     n_workers = min(workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1, len(todo))
@@ -722,10 +729,7 @@ def build_dataset(
     "Builds a dataset, or finishes it. Raises `ValueError` where the folder holds another one or nothing at all can be made, `OSError` for a link in it that leads out."
     begin, folder = time.perf_counter(), Path(folder)
     numbers = {"train": n} | ({"validation": max(1, round(n * held_out)) if n_validation is None else n_validation} if held_out else {})
-    if min(numbers.values()) < 1 or shard_size < 1 or tries < 1:
-        raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
-    if time_limit != "auto" and (isinstance(time_limit, str) or not time_limit > 0):
-        raise ValueError(f"time_limit={time_limit!r} must be seconds, more than 0, or 'auto'")
+    _check_settings(numbers, shard_size, tries, time_limit)
     for name in imports:
         importlib.import_module(name)
     plan = make_plan(videos, mix, numbers, held_out, progress, groups, near_duplicates, seed=seed, shard_size=shard_size, tries=tries, one_task=one_task)
