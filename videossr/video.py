@@ -489,8 +489,8 @@ def _decoded(index: _Index, needed: np.ndarray | None = None) -> Iterator[tuple[
 def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, object]]:
     "The same times and the same frames, each in order: the k-th frame shown appears at the k-th time."
     times, frames = [], deque()
-    for time, frame in timed:
-        heapq.heappush(times, time)
+    for stamp, frame in timed:
+        heapq.heappush(times, stamp)
         frames.append(frame)
         if len(frames) > min(_AHEAD, max(1, _AHEAD_PIXELS//(frame.width*frame.height))): yield heapq.heappop(times), frames.popleft()
     yield from zip(sorted(times), frames)
