@@ -17,7 +17,7 @@ from videossr.checkpoints import shipped
 from videossr.demo import paint_evening
 from videossr.perception import EVENTS, KEYS, World, draw_marks, finish_lessons, many_clips, one_clip, place_marks
 from videossr.policy import load_policy, tiny_policy
-from videossr.pretrain import Course, gates
+from videossr.pretrain import Course, blank_policy, gates
 from videossr.tasks import TASKS
 from videossr.tasks.grounding import PERTURBATIONS, ask
 from videossr.viubench import BEYOND, VIUBENCH
@@ -135,9 +135,9 @@ def test_card_says_what_made_the_weights():
 
 
 def test_trained_weights_see():
-    "Better than the most frequent answer where the card says so, and than random weights."
-    rows = {(row["what"], row["frames"]): row for row in gates(load_policy("tiny", device="cpu"), n=12)}
-    blank = {(row["what"], row["frames"]): row for row in gates(tiny_policy(0, sight={"patch_size": 8, "spatial_merge_size": 4, "num_position_embeddings": 256, "deepstack_visual_indexes": []}), n=4)}
-    for place in (("count all, plain", 2), ("event start", 8), ("event which", 4)):
-        assert rows[place]["right"] > rows[place]["chance"] + 0.1, place
+    "Better than the most frequent answer, and than random weights, where the card says so."
+    rows = {(row["what"], row["frames"]): row for row in gates(load_policy("tiny", device="cpu"), n=24)}
+    blank = {(row["what"], row["frames"]): row for row in gates(blank_policy(), n=4)}
+    for place in (("count all, plain", 2), ("event start", 4), ("event end", 4)):
+        assert rows[place]["right"] > rows[place]["chance"] + 0.15, place
         assert blank[place]["right"] < rows[place]["right"], place
