@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import math
 import warnings
 import weakref
 from collections import Counter
@@ -413,12 +414,12 @@ class _Words:
 
 def _batch(engine: _Engine, work: Workload, groups: int) -> dict[str, torch.Tensor]:
     "Prompts of the longest kind, but for one token of the second and further, so that there is padding."
-    timed, n_slots = isinstance(family_of(engine.config), TimedFamily), work.patches // engine.merged
+    timed, n_slots, merge = isinstance(family_of(engine.config), TimedFamily), work.patches // engine.merged, math.isqrt(engine.merged)
     if work.prompt_tokens < n_slots + 2 or work.patches % engine.merged:
         raise ValueError(f"{work.patches} patches make {work.patches / engine.merged:g} tokens, which do not fit into a prompt of {work.prompt_tokens}")
     kinds = torch.zeros(work.prompt_tokens, dtype=torch.long)
     kinds[1 : 1 + n_slots] = 2
-    ids, grid = torch.where(kinds == 2, engine.config.video_token_id, 5), torch.tensor([[1, 2, work.patches // 2]])
+    ids, grid = torch.where(kinds == 2, engine.config.video_token_id, 5), torch.tensor([[1, merge, work.patches // merge]])
     shorter = [min(group, 1) for group in range(groups)]
     pixels, every = torch.zeros(1).expand(work.patches, engine.pixels), torch.tensor([1.0]) if timed else None
     return collate([Prompt(ids[: len(ids) - cut], kinds[: len(ids) - cut], pixels, grid, every) for cut in shorter], 0)
