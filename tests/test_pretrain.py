@@ -15,6 +15,7 @@ from safetensors import safe_open
 from videossr.beyond import backwards, camera, patches  # noqa: F401, their tasks are among the pretext tasks
 from videossr.checkpoints import shipped
 from videossr.demo import paint_evening
+from videossr.memory import Workload, memory_plan
 from videossr.perception import EVENTS, KEYS, World, draw_marks, finish_lessons, many_clips, one_clip, place_marks
 from videossr.policy import load_policy, tiny_policy
 from videossr.pretrain import Course, blank_policy, gates
@@ -141,3 +142,10 @@ def test_trained_weights_see():
     for place in (("count all, plain", 2), ("event start", 4), ("event end", 4)):
         assert rows[place]["right"] > rows[place]["chance"] + 0.15, place
         assert blank[place]["right"] < rows[place]["right"], place
+
+
+def test_a_run_of_it_can_be_planned():
+    "Its tower merges four by four patches: a token is 16 of them."
+    policy = load_policy("tiny", device="cpu")
+    work = Workload(prompt_tokens=200, patches=16 * 32, answer_tokens=8, groups=2, groups_at_once=2, beta=0.2, bf16=False, on_cpu=True)
+    assert memory_plan(policy, work).total > 4 * policy.n_parameters
