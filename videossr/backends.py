@@ -35,6 +35,7 @@ import torch
 from PIL import Image
 
 from .data.export import resize_clip
+from .files import json_value
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
@@ -209,7 +210,7 @@ def policy_print(
 ) -> dict[str, str]:  # "model": of the weights; "config": of all else that a greedy reply depends on
     "Fingerprints of a policy. Trained on, it has others; saved and loaded again, the same."
     processor = policy.processor
-    tokenizer = json.loads(policy.tokenizer.backend_tokenizer.to_str())
+    tokenizer = json_value(policy.tokenizer.backend_tokenizer.to_str())
     about = {
         "config": _steady(policy.model.config.to_dict()),
         "tokenizer": {name: part for name, part in tokenizer.items() if name not in ("padding", "truncation")},  # which each call sets
@@ -426,7 +427,7 @@ def retry_wait(
             wait = email.utils.mktime_tz(email.utils.parsedate_tz(told)) - (time.time() if now is None else now)
     return min(max(wait, 0.0), longest)
 
-
+# %% ../nbs/46_backends.ipynb #b73c7468
 def read_completion(
     payload: bytes,  # body of a successful answer
 ) -> tuple[str, int, int, str]:  # text, tokens of the prompt, tokens of the reply, how it ended as `Reply.ended`
@@ -457,7 +458,7 @@ def read_model(
 ) -> dict[str, Any]:  # empty where it is no list, or the model is not in it
     "What a server says of a model, as `root`, the place of its weights, and the length of its context."
     try:
-        listed = json.loads(payload)["data"]
+        listed = json_value(payload.decode())["data"]
         found = next(one for one in listed if one["id"] == model)
         return {name: value for name, value in found.items() if name not in _PASSING}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration):
@@ -516,60 +517,9 @@ class _Heard:
     sent: float = 0.0  # its last request
     done: float = 0.0  # the answer, or the end of all patience
 
-# %% ../nbs/46_backends.ipynb #93dfee8e
-LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
-
-
-@dataclass
-class Endpoint:
-    "A model behind an OpenAI-compatible server, asked greedily. An answer over 1 MiB, late or packed is an error, whatever the server sends."
-    url: str  # up to the version, e.g. "http://127.0.0.1:8000/v1"
-    model: str  # as the server calls it
-    form: str = "images"  # how a video is sent: one of `FORMS`
-    format: str = "jpeg"  # of images: "jpeg" or "png"
-    min_image_pixels: int = 256 * 256  # of images at least, as a released Qwen3-VL wants; 0: frames as they are, for other servers
-    system: str | None = None  # system prompt, if the sample brings none
-    max_new_tokens: int = 32  # longest reply
-    concurrency: int = 8  # requests under way at most
-    timeout: float = 120.0  # seconds from the request to the end of its answer
-    retries: int = 6  # further requests for a question
-    backoff: float = 1.0  # seconds before the first of them; doubled each time
-    max_wait: float = 60.0  # seconds between two of them at most
-    patience: int = 8  # failed questions in a row before the server is given up
-    key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; none is sent where it is not set
-    limit_field: str = "max_tokens"  # what the request calls the longest reply: one of `LIMIT_FIELDS`; newer hosted models want the second
-    temperature: float | None = 0.0  # None: the request does not mention it, for models that decline it
-    extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request; None takes one away
-
-    def __post_init__(self):
-        _check_address(self.url, self._key(), self.key_env)
-        if self.form not in FORMS:
-            raise ValueError(f"no form {self.form!r}; choose from {', '.join(FORMS)}")
-        if self.limit_field not in LIMIT_FIELDS:
-            raise ValueError(f"no limit_field {self.limit_field!r}; choose from {', '.join(LIMIT_FIELDS)}")
-        image_size(_TOKEN_SIDE, _TOKEN_SIDE, self.min_image_pixels)  # complains about a size that cannot be
-        self._lock, self._quiet_until, self._warned = threading.Lock(), 0.0, False
-
-    def body(
-        self,
-        clips: Sequence[Clip],
-        question: str,
-        system: str | None = None,  # system prompt, if any
-        name: str = "Clip",  # what the question calls the videos
-    ) -> dict[str, Any]:
-        "The request."
-        messages = [{"role": "system", "content": system}] * (system is not None)
-        messages += [{"role": "user", "content": chat_content(clips, question, self.form, self.format, name, self.min_image_pixels)}]
-        fields = {"model": self.model, "messages": messages, "temperature": self.temperature, self.limit_field: self.max_new_tokens, **self.extra}
-        return {name: value for name, value in fields.items() if value is not None}
-
-    def made(self) -> dict[str, Any]:
-        "What makes the answers: address, name, what the server says of that model, and the request. Raises `BackendError` when the server is gone."
-        about = {"model": self.model, "url": self.url, "says": self._says(), "form": self.form, "format": self.format, "min_image_pixels": self.min_image_pixels}
-        request = self.body([_PROBE], "?", self.system)
-        for part in request["messages"][-1]["content"]:  # pictures as coded here are another matter on another machine
-            part |= {name: "" for name in part if name.endswith("_url")}
-        return {**about, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "request": fingerprint(request)}
+# %% ../nbs/46_backends.ipynb #5648e9c1
+class _Asking:
+    "How an endpoint is asked: again where that may help, never forgetting whose fault it was, and without showing its key."
 
     def _says(self) -> str:
         "Fingerprint of the model's entry in the server's list; empty where the server has no list, or it is not in it."
@@ -580,57 +530,6 @@ class Endpoint:
             raise BackendError(f"{self.url} cannot be asked: {reply.error}. What was answered is kept; run again to go on")
         about = {} if reply.error else read_model(reply.text.encode(), self.model)
         return fingerprint(about) if about else ""
-
-    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Reply]]:
-        "Asks all samples. Raises `BackendError` when the server is gone."
-        failed: list[tuple[int, _Heard]] = []
-        for number, heard in self._replies(samples):
-            reply = heard.reply
-            if reply.fault in ("gone", "refused"):
-                raise BackendError(f"{self.url} cannot be asked: {reply.error}. What was answered is kept; run again to go on")
-            if reply.fault == "server":
-                failed.append((number, heard))
-                if len(failed) >= self.patience:
-                    raise BackendError(f"{self.url} failed {len(failed)} questions in a row, the last with: {reply.error}. Run again to go on")
-                continue
-            if not reply.error:  # it lived after those failures, so they were the questions' fault
-                yield from ((one, lost.reply) for one, lost in failed if lost.done <= heard.sent)
-                failed = [(one, lost) for one, lost in failed if lost.done > heard.sent]
-            yield number, reply
-        if failed and (problem := self._plain_failure()):
-            raise BackendError(f"{self.url} failed the last {len(failed)} questions and then one without pictures: {problem}. Run again to go on")
-        yield from ((one, lost.reply) for one, lost in failed)
-
-    def _plain_failure(self) -> str:
-        "What is wrong with the server itself; empty where it answers a line of text."
-        content = json.dumps(self.body((), "Answer with the word yes.")).encode()
-        with _client(self.url, 1) as client:
-            return self._ask(client, threading.Event(), content, "").reply.error
-
-    def _replies(self, samples: Sequence[Sample]) -> Iterator[tuple[int, _Heard]]:
-        "Replies and failures of all kinds, as they come."
-        self._warn()
-        stop, waiting = threading.Event(), {}
-        client, pool = _client(self.url, self.concurrency), ThreadPoolExecutor(self.concurrency)
-        try:
-            for number, sample in enumerate(samples):
-                try:
-                    clips = clips_of(sample)
-                except VideoError as error:
-                    yield number, _Heard(Reply(None, str(error), "video"))
-                    continue
-                system = sample.recipe.get("system", self.system)
-                content = json.dumps(self.body(clips, sample.question, system, sample.recipe.get("label", "Clip"))).encode()
-                task = pool.submit(self._ask, client, stop, content, prompt_hash(clips, sample.question, system))
-                waiting[task] = number
-                if len(waiting) >= self.concurrency:
-                    yield from _finished(waiting)
-            while waiting:
-                yield from _finished(waiting)
-        finally:
-            stop.set()
-            client.close()
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, client: Any, stop: threading.Event, content: bytes | None, prompt: str) -> _Heard:
         "One question, asked until it is answered or given up; without content, the list of models."
@@ -689,6 +588,112 @@ class Endpoint:
         self._warned, host = True, urlsplit(self.url).hostname
         remedy = f"Use https, or a tunnel (ssh -L 8000:127.0.0.1:8000 {host}); unset {self.key_env} if that server needs no key"
         warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
+
+# %% ../nbs/46_backends.ipynb #93dfee8e
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+@dataclass
+class Endpoint(_Asking):
+    "A model behind an OpenAI-compatible server, asked greedily. An answer over 1 MiB, late or packed is an error, whatever the server sends."
+    url: str  # up to the version, e.g. "http://127.0.0.1:8000/v1"
+    model: str  # as the server calls it
+    form: str = "images"  # how a video is sent: one of `FORMS`
+    format: str = "jpeg"  # of images: "jpeg" or "png"
+    min_image_pixels: int = 256 * 256  # of images at least, as a released Qwen3-VL wants; 0: frames as they are, for other servers
+    system: str | None = None  # system prompt, if the sample brings none
+    max_new_tokens: int = 32  # longest reply
+    concurrency: int = 8  # requests under way at most
+    timeout: float = 120.0  # seconds from the request to the end of its answer
+    retries: int = 6  # further requests for a question
+    backoff: float = 1.0  # seconds before the first of them; doubled each time
+    max_wait: float = 60.0  # seconds between two of them at most
+    patience: int = 8  # failed questions in a row before the server is given up
+    key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; none is sent where it is not set
+    limit_field: str = "max_tokens"  # what the request calls the longest reply: one of `LIMIT_FIELDS`; newer hosted models want the second
+    temperature: float | None = 0.0  # None: the request does not mention it, for models that decline it
+    extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request; None takes one away
+
+    def __post_init__(self):
+        _check_address(self.url, self._key(), self.key_env)
+        if self.form not in FORMS:
+            raise ValueError(f"no form {self.form!r}; choose from {', '.join(FORMS)}")
+        if self.limit_field not in LIMIT_FIELDS:
+            raise ValueError(f"no limit_field {self.limit_field!r}; choose from {', '.join(LIMIT_FIELDS)}")
+        image_size(_TOKEN_SIDE, _TOKEN_SIDE, self.min_image_pixels)  # complains about a size that cannot be
+        self._lock, self._quiet_until, self._warned = threading.Lock(), 0.0, False
+
+    def body(
+        self,
+        clips: Sequence[Clip],
+        question: str,
+        system: str | None = None,  # system prompt, if any
+        name: str = "Clip",  # what the question calls the videos
+    ) -> dict[str, Any]:
+        "The request."
+        messages = [{"role": "system", "content": system}] * (system is not None)
+        messages += [{"role": "user", "content": chat_content(clips, question, self.form, self.format, name, self.min_image_pixels)}]
+        fields = {"model": self.model, "messages": messages, "temperature": self.temperature, self.limit_field: self.max_new_tokens, **self.extra}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def made(self) -> dict[str, Any]:
+        "What makes the answers: address, name, what the server says of that model, and the request. Raises `BackendError` when the server is gone."
+        about = {"model": self.model, "url": self.url, "says": self._says(), "form": self.form, "format": self.format, "min_image_pixels": self.min_image_pixels}
+        request = self.body([_PROBE], "?", self.system)
+        for part in request["messages"][-1]["content"]:  # pictures as coded here are another matter on another machine
+            part |= {name: "" for name in part if name.endswith("_url")}
+        return {**about, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "request": fingerprint(request)}
+
+    def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Reply]]:
+        "Asks all samples. Raises `BackendError` when the server is gone."
+        failed: list[tuple[int, _Heard]] = []
+        for number, heard in self._replies(samples):
+            reply = heard.reply
+            if reply.fault in ("gone", "refused"):
+                raise BackendError(f"{self.url} cannot be asked: {reply.error}. What was answered is kept; run again to go on")
+            if reply.fault == "server":
+                failed.append((number, heard))
+                if len(failed) >= self.patience:
+                    raise BackendError(f"{self.url} failed {len(failed)} questions in a row, the last with: {reply.error}. Run again to go on")
+                continue
+            if not reply.error:  # it lived after those failures, so they were the questions' fault
+                yield from ((one, lost.reply) for one, lost in failed if lost.done <= heard.sent)
+                failed = [(one, lost) for one, lost in failed if lost.done > heard.sent]
+            yield number, reply
+        if failed and (problem := self._plain_failure()):
+            raise BackendError(f"{self.url} failed the last {len(failed)} questions and then one without pictures: {problem}. Run again to go on")
+        yield from ((one, lost.reply) for one, lost in failed)
+
+    def _plain_failure(self) -> str:
+        "What is wrong with the server itself; empty where it answers a line of text."
+        content = json.dumps(self.body((), "Answer with the word yes.")).encode()
+        with _client(self.url, 1) as client:
+            return self._ask(client, threading.Event(), content, "").reply.error
+
+    def _replies(self, samples: Sequence[Sample]) -> Iterator[tuple[int, _Heard]]:
+        "Replies and failures of all kinds, as they come."
+        self._warn()
+        stop, waiting = threading.Event(), {}
+        client, pool = _client(self.url, self.concurrency), ThreadPoolExecutor(self.concurrency)
+        try:
+            for number, sample in enumerate(samples):
+                try:
+                    clips = clips_of(sample)
+                except VideoError as error:
+                    yield number, _Heard(Reply(None, str(error), "video"))
+                    continue
+                system = sample.recipe.get("system", self.system)
+                content = json.dumps(self.body(clips, sample.question, system, sample.recipe.get("label", "Clip"))).encode()
+                task = pool.submit(self._ask, client, stop, content, prompt_hash(clips, sample.question, system))
+                waiting[task] = number
+                if len(waiting) >= self.concurrency:
+                    yield from _finished(waiting)
+            while waiting:
+                yield from _finished(waiting)
+        finally:
+            stop.set()
+            client.close()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/46_backends.ipynb #4d71f863
 def _httpx() -> Any:

@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .backends import Backend, LocalBackend, Reply, fingerprint, policy_print
-from .files import read_json
+from .files import json_value, read_json
 from .folders import write_whole
 from .policy import Policy, check_parse, generate_answers
 from .records import FEW, Journal, Record, agree, compare, count_videos, differences, few_mark, few_note, make_record, read_records, sample_id, score, write_records
@@ -48,7 +48,7 @@ def _function_print(function: Callable) -> str:
     inside = [code.co_code.hex(), code.co_names, [one for one in code.co_consts if not hasattr(one, "co_code")]] if code else []
     return fingerprint([function.__module__, name, repr(inside)])
 
-
+# %% ../nbs/52_evaluate.ipynb #0aa2bc88
 @dataclass
 class FunctionBackend:
     "A function that answers batches of samples, as `generate_answers` does."
@@ -119,7 +119,7 @@ def _set_aside(journal: Journal, name: str, made: Mapping[str, Any], asked: Sequ
         journal.rewrite([*kept, *back.values()])
     return Counter("; ".join(differences(row.made, made)) for row in stale), len(back)
 
-
+# %% ../nbs/52_evaluate.ipynb #a14492ad
 def set_aside(
     path: str | Path,  # a file of records, which need not be there
     name: str,  # of the policy
@@ -274,7 +274,7 @@ def evaluate(
         check_parse(backend.policy, parse)
     if not hasattr(backend, "made"):
         raise TypeError(f"{type(backend).__name__} does not say by made() what makes its answers, so that nobody could tell them from others; see videossr.backends.Backend")
-    fields = {"name": name, "parse": parse, "grade": grade, "made": _agreed(json.loads(json.dumps(backend.made())), world)}
+    fields = {"name": name, "parse": parse, "grade": grade, "made": _agreed(json_value(json.dumps(backend.made())), world)}
     if world is None or world.is_main_process:
         _prepare(path, [sample_id(sample) for sample in samples], fields, resume, retry_failed)
     _wait(world)
