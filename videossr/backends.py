@@ -405,6 +405,7 @@ def chat_content(
     return [*parts, {"type": "text", "text": question}]
 
 # %% ../nbs/46_backends.ipynb #0abf9af6
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")  # what a request may call the longest reply
 _LARGEST = 2**20  # bytes of an answer
 _MOMENTARY = {408, 409, 425, 429}  # and everything from 500 on but 501, which says that there is no such thing
 _REFUSED = {401, 403, 404}  # wrong key, model or address: no question can be answered
@@ -590,9 +591,6 @@ class _Asking:
         warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
 
 # %% ../nbs/46_backends.ipynb #93dfee8e
-LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
-
-
 @dataclass
 class Endpoint(_Asking):
     "A model behind an OpenAI-compatible server, asked greedily. An answer over 1 MiB, late or packed is an error, whatever the server sends."
