@@ -34,7 +34,7 @@ AT = {  # where a setting stands in each recipe
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     "Exports by kind, under a path with blanks, quotes and letters that are not ASCII."
-    folder = tmp_path_factory.mktemp("data") / "my \"rows\", é's = [1]"
+    folder = tmp_path_factory.mktemp("data") / "my \"rows\", é's = 1"
     demo_videos(4, folder=folder / "videos", progress=False)
     build_dataset(folder / "videos", folder / "dataset", "demo", 80, held_out=0.25, n_validation=6, one_task=False, workers=1, card=False, progress=False)
     for kind, write in EXPORTS.items():

@@ -124,6 +124,8 @@ class Recipe:
     def __post_init__(self):
         if unknown := [split for split in (self.train, self.validation) if split and split not in self.export.rows]:
             raise ValueError(f"{self.export.folder} has no split {', '.join(unknown)}; it has {', '.join(self.export.rows)}")
+        if bad := re.search(r"[*?\[\]]", str(self.export.folder)):
+            raise ValueError(f"{self.export.folder} holds {bad[0]}, which the peers' reader of rows takes for a pattern: move the export")
         for name in ("nodes", "gpus", "vllm_gpus", "prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it counts from 1")
