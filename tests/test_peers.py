@@ -247,9 +247,9 @@ print([config.worker.reward.reward_function, actor.optim.lr, actor.use_kl_loss, 
 def test_easyr1s_own_configuration_takes_the_recipe(exported, rank):
     checkout = os.environ.get("VIDEOSSR_EASYR1")
     if not checkout:
-        pytest.skip("VIDEOSSR_EASYR1 names no checkout of github.com/hiyouga/EasyR1; its imports want: pip install omegaconf codetiming ray tensordict torchdata qwen-vl-utils")
+        pytest.skip("VIDEOSSR_EASYR1 names no checkout of github.com/hiyouga/EasyR1; its imports want (in this Python, or in that of VIDEOSSR_EASYR1_PYTHON): pip install omegaconf codetiming ray tensordict torchdata qwen-vl-utils")
     config = write_recipe(exported["easyr1"], validation="validation", lora_rank=rank).with_name("config.yaml")
-    told = subprocess.run([sys.executable, "-c", _EASYR1, checkout, config], capture_output=True, text=True, check=False)
+    told = subprocess.run([os.environ.get("VIDEOSSR_EASYR1_PYTHON") or sys.executable, "-c", _EASYR1, checkout, config], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-3000:]
     wanted = [str(exported["easyr1"] / "reward.py"), PAPER.learning_rate, True, PAPER.beta, PAPER.max_new_tokens, str(exported["easyr1"] / "train" / "rows"), rank]
     assert told.stdout.splitlines()[-1] == str(wanted)
