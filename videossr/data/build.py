@@ -802,7 +802,7 @@ def _ray_report(ray: Any, ref: Any, shard: tuple[str, int]) -> dict[str, Any]:
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:
         raise RuntimeError(f"shard {shard} took down {_RAY_TRIES + 1} workers or nodes of the cluster, the last by {type(error).__name__}; finished shards are kept") from error
 
-
+# %% ../../nbs/30_data/01_build.ipynb #763facb4
 def _work_on_ray(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
     "Makes shards as tasks of Ray, on the cluster that it is connected to or a local one."
     try:
