@@ -30,10 +30,10 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's whe
 
 # %% auto #0
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
-           'settings_of', 'changed_settings', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'check_data', 'Run',
-           'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy',
-           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room',
-           'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'settings_of', 'changed_settings', 'claim_run', 'lock_of', 'release_run', 'on_cpu', 'check_device',
+           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
+           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
+           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
            'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #3b079251
@@ -279,8 +279,15 @@ def claim_run(
     pid, _, host = file.read().partition(" ")
     file.close()
     if pid not in [str(process.pid) for process in psutil.Process().parents()]:
-        raise RuntimeError(f"process {pid or '?'} on {host or '?'} is at work on the run in {folder}; end it or wait for it, or choose another output_dir")
+        gone = host == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))
+        raise RuntimeError(f"process {pid or '?'} on {host or '?'} {'is gone, and what it started ' * gone}is at work on the run in {folder}; end it or wait for it, or choose another output_dir")
     return False
+
+
+def lock_of(folder: str | Path) -> tuple[int, ...]:
+    "Descriptors of a run's lock, for processes that are to hold it as well; empty where this process has none, or where none can be handed on (Windows)."
+    file = _CLAIMS.get(Path(folder).resolve() / ".lock")
+    return () if file is None or os.name == "nt" else (file.fileno(),)
 
 
 def release_run(folder: str | Path) -> None:
@@ -641,7 +648,7 @@ class RunLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **_finite(logs)}
+        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), "processes": args.world_size, **_finite(logs)}
         self.rows.append(row)
         row["hours_left"] = round(hours_left(self.rows, state.max_steps), 4)
         with open_plain(self.run.log_path, "a", encoding="utf-8") as file:
@@ -999,6 +1006,7 @@ def finish(
     own = [*load_samples(pool)] if pool.exists() else []
     if rows := [one for one in held_out if is_own(one)]:
         more["own_floors"] = own_floors(rows, own)
+    more["processes"] = sorted({row["processes"] for row in run.log_rows() if "processes" in row})  # more than one number where it was resumed by others
     found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)
     if rows:  # the players know pretext tasks alone
         found["overall"] = {name: value for name, value in found["overall"].items() if name not in ("low_level", "player", "above_low_level", "mixture")}
