@@ -9,7 +9,6 @@ import contextlib
 import functools
 import importlib.util
 import json
-import math
 import warnings
 import weakref
 from collections import Counter
@@ -414,7 +413,7 @@ class _Words:
 
 def _batch(engine: _Engine, work: Workload, groups: int) -> dict[str, torch.Tensor]:
     "Prompts of the longest kind, but for one token of the second and further, so that there is padding."
-    timed, n_slots, merge = isinstance(family_of(engine.config), TimedFamily), work.patches // engine.merged, math.isqrt(engine.merged)
+    timed, n_slots, merge = isinstance(family_of(engine.config), TimedFamily), work.patches // engine.merged, round(engine.merged**0.5)
     if work.prompt_tokens < n_slots + 2 or work.patches % engine.merged:
         raise ValueError(f"{work.patches} patches make {work.patches / engine.merged:g} tokens, which do not fit into a prompt of {work.prompt_tokens}")
     kinds = torch.zeros(work.prompt_tokens, dtype=torch.long)
