@@ -855,6 +855,15 @@ def _record_rewards(run: Run, reward: Sequence[Callable] | None) -> None:
     if int(os.environ.get("RANK", 0)) == 0 and any(now.values()):
         run.write_json("config.json", {**config, **{name: value for name, value in now.items() if value}})
 
+# %% ../nbs/53_runs.ipynb #a4a9e752
+def _check_gathered(trainer: VideoGRPOTrainer) -> None:
+    "Raises `ValueError` where processes share the weights and would not put them together in the end: hours later there would be no policy to keep."
+    if trainer.is_fsdp_enabled and "FULL" not in (kind := str(trainer.accelerator.state.fsdp_plugin.state_dict_type)):
+        raise ValueError(f"fsdp_state_dict_type is {kind.split('.')[-1]}, which leaves the trained weights in parts: say FULL_STATE_DICT in the configuration of accelerate")
+    zero = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    if zero is not None and zero.zero_stage == 3 and not zero.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError("ZeRO-3 leaves the trained weights in parts: say zero3_save_16bit_model: true in the configuration of accelerate")
+
 # %% ../nbs/53_runs.ipynb #2aa181d7
 def train_policy(
     run: Run,
@@ -882,6 +891,7 @@ def train_policy(
             policy, rewards, config, question_rows(train) if settings.data else to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts],
             peft_config=adapters(settings), curriculum=curriculum, encode=partial(encode_stored, view=view_of(settings)) if settings.data else None,
         )  # fmt: skip
+        _check_gathered(trainer)
         rollouts.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
             trainer.remove_callback(shown)
@@ -932,8 +942,8 @@ def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) ->
     "Turns what the processes gathered into a folder of a whole policy."
     base = policy.model.config._name_or_path if is_lora else None
     whole = load_policy(folder, base=base, dtype=torch.float32, device="cpu", markers=policy.markers)
-    for path in folder.glob("adapter_*"):
-        path.unlink()  # transformers would apply them once more
+    for path in (*folder.glob("adapter_*"), folder / "training_args.bin"):
+        path.unlink(missing_ok=True)  # transformers would apply the adapters once more; the pickle is of no use to anybody
     whole.save(folder, dtype)
 
 # %% ../nbs/53_runs.ipynb #b6cc9787
