@@ -387,7 +387,9 @@ def test_a_process_takes_its_gpu_before_it_loads_anything(monkeypatch, tmp_path,
     monkeypatch.setattr(launch, "PartialState", Met)
     monkeypatch.setattr(launch.runs, "make_policy", load)
     monkeypatch.setattr(launch.runs, "make_data", lambda *_: ([], [], []))
-    monkeypatch.setattr(launch, "wait_until", lambda *_: None)
+    monkeypatch.setattr(launch, "wait_until", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "_see", lambda _: None)
+    monkeypatch.setattr(launch, "start_watch", lambda: None)
     with pytest.raises(Loaded):
         launch.main(["--run", str(made.folder)] if how == "run" else [str(recipe), "-p", "output_dir", str(tmp_path)])
     assert events[0] == "met" and events[-1] == "loaded"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,15 +24,16 @@ from tqdm.auto import tqdm
 
 from . import runs
 from .evaluate import Record
-from .folders import open_plain
+from .folders import open_plain, write_whole
 from .mixing import ask
 from .policy import Policy
 from .runs import Run, TrainSettings
 from .settings import read_named, read_recipe
 from .tasks import Sample
+from .watch import PeerError, met_already, silence, start_watch, stop_watch, wait_until
 
 # %% auto #0
-__all__ = ['read_parameters', 'open_run', 'settings_in', 'place', 'meet', 'open_together', 'wait_until', 'ask_together',
+__all__ = ['read_parameters', 'open_run', 'settings_in', 'place', 'meet', 'open_together', 'reopen_together', 'ask_together',
            'train_run', 'main', 'launch', 'leave']
 
 # %% ../nbs/54_launch.ipynb #37e6910e
@@ -83,36 +87,58 @@ def place() -> tuple[int, int]:  # number of this process, and how many there ar
 def meet(
     settings: TrainSettings,
 ) -> PartialState | None:  # the processes; None for one alone
-    "Joins the processes that `accelerate launch` started, each with a GPU of its own: what is loaded from here on goes there."
-    if place()[1] == 1:
-        return None
-    return PartialState(cpu=runs.on_cpu(settings) or not torch.cuda.is_available(), timeout=_PATIENCE)
+    "Joins the processes that `accelerate launch` started, each with a GPU of its own: what is loaded from here on goes there. Raises as `start_watch`."
+    found = None
+    if place()[1] > 1:
+        found = PartialState(cpu=runs.on_cpu(settings) or not torch.cuda.is_available(), timeout=_PATIENCE)
+    start_watch()
+    return found
+
+# %% ../nbs/54_launch.ipynb #aa5c2e69
+_SEEN = ".seen"  # in a run's folder: the word that the first process left there
 
 
+def _see(folder: Path) -> None:
+    "Raises `PeerError` where a process does not see what the first one has written into the folder."
+    word = [uuid.uuid4().hex, platform.node(), str(folder.resolve())]
+    if place()[0] == 0:
+        write_whole(folder / _SEEN, word[0])
+    torch.distributed.broadcast_object_list(word)
+    # network disks remember for a minute what was not there
+    seen = wait_until(lambda: (folder / _SEEN).is_file() and (folder / _SEEN).read_bytes() == word[0].encode(), "the folder of the run", limit=silence())
+    found = [None] * place()[1]
+    torch.distributed.all_gather_object(found, None if seen else f"process {place()[0]} on {platform.node()} looks in {folder.resolve()}")
+    if blind := [*filter(None, found)]:
+        raise PeerError(
+            f"the first process, on {word[1]}, has the run in {word[2]}, and {'; '.join(blind[:3])}, where it is not: "
+            "all machines must see one folder; give output_dir on a disk that they share"
+        )
+
+# %% ../nbs/54_launch.ipynb #8d8d5346
 def open_together(
     parameters: dict[str, Any],  # from `read_parameters`
 ) -> Run:
-    "As `open_run`, by the first process; the others get the folder when it is ready."
-    processes = meet(runs.settings_of(parameters))
-    if processes is None:
+    "As `open_run`, by the first process; the others get the folder when it is ready. Raises `PeerError` where they do not see it."
+    if meet(runs.settings_of(parameters)) is None:
         return open_run(parameters)
-    if place()[0] == 0:
-        open_run(parameters)
-    processes.wait_for_everyone()
-    return Run(Path(_folder_of(parameters)))
+    run = open_run(parameters) if place()[0] == 0 else Run(Path(_folder_of(parameters)))
+    _see(run.folder)
+    return run
 
-# %% ../nbs/54_launch.ipynb #bc66b364
-def wait_until(
-    ready: Callable[[], bool],
-    what: str,  # is waited for; shown
-    seconds: float = 0.5,  # between two looks
-) -> None:
-    "Returns once it is ready. The launcher ends all processes when one of them fails, so this needs no limit."
-    if ready():
-        return
-    print(f"waiting for {what}", flush=True)
-    while not ready():
-        time.sleep(seconds)
+
+def reopen_together(
+    folder: str | Path,  # of a run
+) -> Run:
+    "The run that is there, taken by the first process. Raises `FileNotFoundError` where there is none, `PeerError` where only some processes see it."
+    run, rank = Run(Path(folder)), place()[0]
+    if rank:
+        wait_until(run.path("config.json").exists, "the run", limit=silence())
+    processes = meet(settings_in(run)[0])
+    if rank == 0:
+        runs.claim_run(run.folder)
+    if processes is not None:
+        _see(run.folder)
+    return run
 
 # %% ../nbs/54_launch.ipynb #dd12b3d7
 def ask_together(
@@ -175,13 +201,16 @@ def main(
     parser.add_argument("--run", help="go on with the run in this folder, as its config.json says, instead of a recipe")
     given = parser.parse_args(arguments)
     try:
-        run = Run(Path(given.run)) if given.run else open_together(read_parameters(given.recipe, given.p))
-        if given.run and place()[0] == 0 and run.folder.is_dir():
-            runs.claim_run(run.folder)
+        if met_already():
+            start_watch()  # so that one which fails before it has met the others is noticed too
+        run = reopen_together(given.run) if given.run else open_together(read_parameters(given.recipe, given.p))
         found = train_run(run)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    except BaseException as error:
+        stop_watch(f"{type(error).__name__}: {error}")
+        raise
+    stop_watch()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if found:
         overall = found["overall"]
         print(f"before {overall['before']['mean']:.3f}, after {overall['after']['mean']:.3f}; everything is in {run.folder}")
@@ -200,7 +229,8 @@ def launch(
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "videossr.launch", "--run", str(run.folder)]
     output = run.path("launch.log")
     with open_plain(output, "w") as file, tqdm(total=settings_in(run)[0].steps, desc="GRPO", disable=not progress) as bar:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
+        given = {**os.environ, "VIDEOSSR_PARENT": str(os.getpid()), **environment}  # when this process is gone they end, and until then they hold its lock
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=given, pass_fds=runs.lock_of(run.folder))
         try:
             while process.poll() is None:
                 time.sleep(0.5)
@@ -212,17 +242,25 @@ def launch(
         raise RuntimeError(f"the processes of {config} failed (exit status {process.returncode}); the end of {output}:\n{end}")
 
 # %% ../nbs/54_launch.ipynb #338a265c
-def leave() -> None:
-    "Ends this process, one of several, with status 0, and skips what C++ would tear down: threads of gloo can abort there, after all is done."
-    if torch.distributed.is_initialized():
+def leave(
+    status: int = 0,
+) -> None:
+    "Ends this process, one of several, and skips what C++ would tear down: threads of gloo can abort there, after all is done, and others wait for the dead."
+    if torch.distributed.is_initialized() and not status:
         torch.distributed.barrier()  # nobody goes while another still writes
         torch.distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a program, not this notebook
-    main()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    try:
+        main()
+    except Exception:
+        if place()[1] == 1:
+            raise
+        traceback.print_exc()
+        leave(1)
+    if place()[1] > 1:
         leave()

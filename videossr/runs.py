@@ -30,10 +30,10 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's whe
 
 # %% auto #0
 __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
-           'settings_of', 'changed_settings', 'claim_run', 'release_run', 'on_cpu', 'check_device', 'check_data', 'Run',
-           'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line', 'note_policy',
-           'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room',
-           'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
+           'settings_of', 'changed_settings', 'claim_run', 'lock_of', 'release_run', 'on_cpu', 'check_device',
+           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
+           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
+           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
            'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #3b079251
@@ -279,8 +279,15 @@ def claim_run(
     pid, _, host = file.read().partition(" ")
     file.close()
     if pid not in [str(process.pid) for process in psutil.Process().parents()]:
-        raise RuntimeError(f"process {pid or '?'} on {host or '?'} is at work on the run in {folder}; end it or wait for it, or choose another output_dir")
+        gone = host == platform.node() and pid.isdigit() and not psutil.pid_exists(int(pid))
+        raise RuntimeError(f"process {pid or '?'} on {host or '?'} {'is gone, and what it started ' * gone}is at work on the run in {folder}; end it or wait for it, or choose another output_dir")
     return False
+
+
+def lock_of(folder: str | Path) -> tuple[int, ...]:
+    "Descriptors of a run's lock, for processes that are to hold it as well; empty where this process has none, or where none can be handed on (Windows)."
+    file = _CLAIMS.get(Path(folder).resolve() / ".lock")
+    return () if file is None or os.name == "nt" else (file.fileno(),)
 
 
 def release_run(folder: str | Path) -> None:
