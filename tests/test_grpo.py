@@ -1,6 +1,7 @@
 """The trainer: what it relies on in TRL, and that every way of running it gives the same numbers."""
 
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -444,6 +445,33 @@ def test_refill_replaces_silent_groups(start, samples, tmp_path):
         for row in (batch["group"] == group).nonzero()[:, 0].tolist():
             real = batch["prompt_ids"][row][-len(prompt) :]
             assert torch.equal(real, prompt.input_ids), "rows and prompts belong together"
+
+
+def test_a_checkpoint_of_more_processes(start, samples, tmp_path):
+    settings = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+
+    def trainer(**changes):
+        config = VideoGRPOConfig.demo(str(tmp_path), **settings, **changes)
+        return VideoGRPOTrainer(str(start), constant_reward, args=config, train_dataset=to_trl_dataset(samples))
+
+    trainer().train()
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    marker = tmp_path / "checkpoint-1" / "complete"
+    noted = json.loads(marker.read_text())
+    assert noted == {"passes": 1, "processes": 1}
+    marker.write_text(json.dumps({"passes": 8, "processes": 4}))
+    with pytest.raises(ValueError, match="checkpoint-1 was made by 4 processes, and 1 cannot go on with it.*seed_per_prompt"):
+        trainer().train(resume_from_checkpoint=True)
+    other = trainer(seed_per_prompt=True)
+    other.train(resume_from_checkpoint=True)
+    assert other.state.global_step == 2 and other._step == 2
+
+
+@pytest.mark.parametrize(("changes", "told"), [({"refill": 2}, "refill=2"), ({"steps_per_generation": 2}, "steps_per_generation=2")])
+def test_what_each_number_of_processes_does_in_its_own_way_is_refused(start, samples, tmp_path, changes, told):
+    config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=8, num_generations=4, seed_per_prompt=True, **changes)
+    with pytest.raises(ValueError, match=f"seed_per_prompt and {told}"):
+        VideoGRPOTrainer(str(start), constant_reward, args=config, train_dataset=to_trl_dataset(samples))
 
 
 def test_replaced_groups_keep_their_columns_together():

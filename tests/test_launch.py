@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import accelerate
+import psutil
 import pytest
 import torch
 import yaml
@@ -154,6 +155,7 @@ import hashlib, json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
+from transformers import TrainerCallback
 import videossr.grpo as grpo
 from videossr.data import load_samples, to_trl_dataset
 from videossr.launch import leave
@@ -180,12 +182,17 @@ policy = load_policy(folder / "start", device="cpu", dtype=torch.float32)
 settings = {"num_generations": 4, "max_steps": 2, "warmup_steps": 0, "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant",
             "max_grad_norm": 0.0, "max_completion_length": 5, "disable_tqdm": True, **options}
 trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")))
+kept = []
+class Keep(TrainerCallback):
+    def on_log(self, *_, logs=None, **__):
+        kept.append(trainer.rollouts() if "reward" in (logs or {}) else [])  # of all processes, which all ask
+trainer.add_callback(Keep())
 trainer.train()
 trainer.save_model(str(out))
 if trainer.is_world_process_zero():
     engine, zero = str(trainer.accelerator.distributed_type).split(".")[-1], trainer.args.deepspeed_plugin
     about = {"engine": f"ZERO-{zero.zero_stage}" if zero else engine, "parts": sorted({"DTensor" if hasattr(weight, "device_mesh") else "ds" if hasattr(weight, "ds_id") else "whole" for weight in trainer.model.parameters()})}
-    (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, **about, "world": trainer.accelerator.num_processes}))
+    (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "rollouts": kept, **about, "world": trainer.accelerator.num_processes}))
 if torch.distributed.is_initialized():
     leave()
 """
@@ -254,6 +261,44 @@ def test_two_processes_take_the_step_of_one(job, environment, alone, way, beta):
     assert largest > 1e-3
     for name, change in moved.items():
         assert (found[name] - weights[name]).norm() <= 1e-4 * change.norm() + 1e-6 * largest, name
+
+
+@pytest.fixture(scope="module")
+def sampled_alone(job, environment):
+    return worked(job, environment, "sampled-alone", [sys.executable], per_device_train_batch_size=16, sampled=True, seed_per_prompt=True)
+
+
+@pytest.mark.parametrize(("n", "passes"), [(2, 2), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(4, 1, marks=pytest.mark.slow)])
+def test_any_number_of_processes_has_the_same_rollouts(job, environment, sampled_alone, n, passes):
+    "However they share the prompts of a step, and in how many passes."
+    options = {"per_device_train_batch_size": 16 // n // passes, "gradient_accumulation_steps": passes, "sampled": True, "seed_per_prompt": True}
+    (weights, log), (found, other) = sampled_alone, worked(job, environment, f"sampled-{n}-{passes}", [*[str(n) if one == "2" else one for one in TWO], "--multi_gpu"], **options)
+    replies = [[(group["sample"], group["replies"]) for group in step] for step in log["rollouts"]]
+    assert other["world"] == n and [[(group["sample"], group["replies"]) for group in step] for step in other["rollouts"]] == replies
+    assert sum(map(len, replies)) == 8 and len({reply for step in replies for _, group in step for reply in group}) > 16
+    assert all(torch.allclose(found[name], weight, rtol=1e-4, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on(recipe, environment, tmp_path):
+    "With `seed_per_prompt`, to the rollouts of one process that was not interrupted; the log knows who made which step."
+    each = ["-p", "options", "seed_per_prompt=true", "-p", "steps", "4"]
+    run_to_end(command(recipe, tmp_path / "whole", *each), environment)
+    run, whole = runs.Run(tmp_path / "run"), runs.Run(tmp_path / "whole")
+    two = [*TWO, "--config_file", str(CONFIGS / "cpu-2.yaml"), "--mixed_precision", "no", "-m", "videossr.launch", *command(recipe, run.folder, *each)[3:]]
+    with subprocess.Popen(two, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not run.path("checkpoints", "checkpoint-2", "complete").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        family = psutil.Process(process.pid).children(recursive=True)
+        for one in [process, *family]:
+            os.kill(one.pid, signal.SIGKILL)
+        psutil.wait_procs(family, timeout=30)
+    run_to_end(command(recipe, run.folder, *each), environment)
+    assert [row["processes"] for row in run.log_rows()] == [2, 2, 1, 1] and run.read_json("results.json")["processes"] == [1, 2]
+    assert whole.read_json("results.json")["processes"] == [1]
+    said = [[(group["step"], group["sample"], group["replies"]) for group in one.rollout_rows()] for one in (run, whole)]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("way", ["fsdp2", "zero3"])

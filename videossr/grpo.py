@@ -134,6 +134,7 @@ class VideoGRPOConfig(GRPOConfig):
     share_prefix: bool = field(default=True, metadata={"help": "Compute each group's prompt once, in one packed sequence."})
     refill: int = field(default=0, metadata={"help": "How often groups without variance are replaced by groups of other prompts."})
     rollout_groups: int = field(default=8, metadata={"help": "Prompts of a step that are sampled at once on a device."})
+    seed_per_prompt: bool = field(default=False, metadata={"help": "Sample each prompt of a step from random numbers of its own: any number of processes has the same rollouts."})
     n_frames: int = field(default=16, metadata={"help": "Frames shown of a video of rows of one's own, at most; samples of pretext tasks bring theirs."})
     fps: float | None = field(default=None, metadata={"help": "Their frames a second, up to n_frames; None: n_frames at even distances."})
     max_pixels: int = field(default=256 * 256, metadata={"help": "Height times width of their frames and images, at most."})
@@ -171,7 +172,7 @@ class VideoGRPOConfig(GRPOConfig):
             return args
         made = copy.copy(args)
         made.__class__ = cls
-        for name in ("share_prefix", "refill", "rollout_groups", *_VIEW):
+        for name in ("share_prefix", "refill", "rollout_groups", "seed_per_prompt", *_VIEW):
             setattr(made, name, cls.__dataclass_fields__[name].default)
         return made
 
@@ -254,10 +255,22 @@ def _check_settings(args: VideoGRPOConfig) -> None:
         raise ValueError(f"sampling (top_k, top_p, min_p, repetition_penalty and generation_kwargs): {error}") from error
     if (other := (args.generation_kwargs or {}).get("temperature", args.temperature)) != args.temperature:
         raise ValueError(f"generation_kwargs asks for temperature {other:g} and temperature is {args.temperature:g}; the loss must know one: give temperature alone")
+    _check_seeds(args)
     if args.per_device_train_batch_size % args.num_generations:
         raise ValueError(
             f"per_device_train_batch_size ({args.per_device_train_batch_size}) counts rollouts and must be a multiple of "
             f"num_generations ({args.num_generations}), so that a group stays on one device"
+        )
+
+
+def _check_seeds(args: VideoGRPOConfig) -> None:
+    "Raises `ValueError` for settings with which each number of processes has other rollouts, whatever they are drawn from."
+    if args.seed_per_prompt and args.refill:
+        raise ValueError(f"seed_per_prompt and refill={args.refill}: each process replaces its own groups, so their number decides what is sampled; leave one of them out")
+    if args.seed_per_prompt and args.steps_per_generation != args.gradient_accumulation_steps:
+        raise ValueError(
+            f"seed_per_prompt and steps_per_generation={args.steps_per_generation}: each process cuts its own groups into {args.steps_per_generation / args.gradient_accumulation_steps:g} steps, "
+            "so their number decides what a step is; leave one of them out"
         )
 
 
@@ -413,6 +426,8 @@ class VideoGRPOTrainer(GRPOTrainer):
         args = VideoGRPOConfig.of(args or VideoGRPOConfig("video-grpo"))
         _check_settings(args)
         _check_options(kwargs)
+        if rollout_func is not None and args.seed_per_prompt:
+            raise ValueError("seed_per_prompt would change nothing: another engine samples, through rollout_func")
         _shard_on_cpu(args)
         train_dataset = rows_dataset(train_dataset) if isinstance(train_dataset, list) and train_dataset else train_dataset
         _check_data(args, train_dataset, eval_dataset, own=encode is not None)
@@ -540,6 +555,12 @@ def _all_ended(self: VideoGRPOTrainer, ended: torch.Tensor) -> bool:
 
 # %% ../nbs/41_grpo.ipynb #27447dea
 @patch
+def _seed_of(self: VideoGRPOTrainer, group: int) -> list[int]:
+    "Of a prompt of this process: its place in the generation, whichever process it fell to."
+    return [self.args.seed, self._step // self._passes_of_a_rollout, self.accelerator.process_index * len(self._work.prompts) + group]
+
+
+@patch
 def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any) -> tuple[list[list[int]], None]:
     "One prefill a prompt, then the group side by side."
     answers, shared = [], self.is_fsdp_enabled or getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3
@@ -554,7 +575,9 @@ def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None
         training = policy.model.training
         policy.model.eval()
         for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
-            said = sample_answers(policy, self._batch(groups[at : at + self.args.rollout_groups]), num_generations, stop=self._all_ended if shared else None, **how)
+            mine = groups[at : at + self.args.rollout_groups]
+            seeds = [self._seed_of(group) for group in mine] if training and self.args.seed_per_prompt else None
+            said = sample_answers(policy, self._batch(mine), num_generations, stop=self._all_ended if shared else None, seeds=seeds, **how)
             answers += [row[:length] for row, length in zip(said.tokens.tolist(), said.lengths.tolist(), strict=True)]
             self._work.scores += list(said.entropies)
         policy.model.train(training)
@@ -839,6 +862,19 @@ class _EndBeforeOneTooMany(TrainerCallback):
 
 # %% ../nbs/41_grpo.ipynb #97fe3fd5
 @patch
+def _passes_before(self: VideoGRPOTrainer, marker: Path) -> int | None:  # None: as many as its steps took
+    "Passes that were made before a checkpoint. Raises `ValueError` where so many processes cannot go on with it."
+    noted = read_json(marker) if marker.exists() and marker.stat().st_size else {}
+    then, now = noted.get("processes", 0), self.accelerator.num_processes
+    if then in (0, now):  # older checkpoints do not say
+        return noted.get("passes")
+    if not self.args.seed_per_prompt or self.is_deepspeed_enabled:
+        way = "DeepSpeed's parts fit no other number" if self.is_deepspeed_enabled else "their rollouts would be others; with seed_per_prompt from the start, any number can"
+        raise ValueError(f"{marker.parent} was made by {then} processes, and {now} cannot go on with it: {way}. Start {then}, or train anew")
+    return None
+
+
+@patch
 def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = None, **kwargs: Any) -> Any:
     "As in transformers; True goes on from the last complete checkpoint, or starts where there is none."
     if resume_from_checkpoint is True:
@@ -846,8 +882,7 @@ def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = No
         resume_from_checkpoint = str(found) if found else None
     self._step, self._resumed, self._buffered_inputs = 0, None, None
     if resume_from_checkpoint:
-        marker = Path(resume_from_checkpoint, "complete")
-        self._resumed = read_json(marker)["passes"] if marker.exists() and marker.stat().st_size else None
+        self._resumed = self._passes_before(Path(resume_from_checkpoint, "complete"))
         if self.curriculum is not None:
             self.curriculum.restore(read_json(Path(resume_from_checkpoint, "curriculum.json")))
     end = _EndBeforeOneTooMany()
@@ -895,7 +930,7 @@ def _save_checkpoint(self: VideoGRPOTrainer, model: torch.nn.Module, trial: Any)
     if self.is_world_process_zero():
         if self.curriculum is not None:
             write_whole(folder / "curriculum.json", json.dumps(self.curriculum.state()))
-        write_whole(folder / "complete", json.dumps({"passes": self._step}))
+        write_whole(folder / "complete", json.dumps({"passes": self._step, "processes": self.accelerator.num_processes}))
         rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True)
 
 

@@ -804,17 +804,32 @@ class _Drawing:
         self,
         logits: torch.Tensor,  # (rows, vocabulary)
         written: torch.Tensor | None,  # (rows, P + step) int64, where there are processors
+        chances: torch.Tensor | None = None,  # (rows,) float64 in [0, 1): decide the tokens instead of torch's own generator
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (rows,) tokens; (rows, vocabulary) float32 logits of the distribution that the loss knows
         logits = logits.float().masked_fill(self.banned, -torch.inf)
         known = logits if self.temperature == 1 else logits / self.temperature
         shaped = known if self.processors is None else self.processors(written, logits)
-        return shaped.argmax(-1) if self.greedy else torch.multinomial(shaped.softmax(-1), 1)[:, 0], known
+        if self.greedy:
+            return shaped.argmax(-1), known
+        shares = shaped.softmax(-1)
+        return torch.multinomial(shares, 1)[:, 0] if chances is None else _picked(shares, chances), known
+
+
+def _picked(shares: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:  # (rows, vocabulary), (rows,) -> (rows,)
+    "The token in whose part of [0, 1) the chance falls; one without a share has no part."
+    ends = shares.double().cumsum(-1)
+    return torch.searchsorted(ends, (chances * ends[:, -1])[:, None], right=True)[:, 0]
 
 # %% ../nbs/40_policy.ipynb #235f8f0f
+def _chances(seeds: Sequence[Sequence[int]], n: int, length: int) -> torch.Tensor:  # (B * n, length) float64 in [0, 1)
+    "What decides each token of n answers to each of B prompts: of a prompt's seed alone."
+    return torch.from_numpy(np.concatenate([np.random.default_rng([*seed]).random((n, length)) for seed in seeds]))
+
+
 class _Writing:
     "Answers as far as they are written, and which rows are still computed."
 
-    def __init__(self, policy: Policy, settings: dict[str, Any], batch: dict[str, torch.Tensor], n: int, scores: bool):
+    def __init__(self, policy: Policy, settings: dict[str, Any], batch: dict[str, torch.Tensor], n: int, scores: bool, seeds: Sequence[Sequence[int]] | None):
         self.prompts, mask = (batch[name].repeat_interleave(n, 0) for name in ("input_ids", "attention_mask"))
         self.draw, size = _Drawing(policy, settings, self.prompts, mask), (len(mask), settings["max_new_tokens"])
         self.ends, self.pad = torch.tensor(self.draw.ends, device=mask.device), policy.pad_id
@@ -822,6 +837,7 @@ class _Writing:
         self.logps, self.entropies = (torch.zeros(size, device=mask.device) if scores else None for _ in range(2))
         self.lengths, self.ended = mask.new_zeros(len(mask)), torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         self.rows, strings = torch.arange(len(mask), device=mask.device), settings.get("stop_strings")
+        self.chances = None if seeds is None else _chances(seeds, n, size[1]).to(mask.device)
         self.strings = None if strings is None else StopStringCriteria(policy.tokenizer, strings)
 
     def whole(self, n: int) -> torch.Tensor:  # (rows, P + n) int64
@@ -831,7 +847,7 @@ class _Writing:
     def write(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         "Draws the next token of each row that is computed, (rows,) int64, and notes it where an answer goes on."
         rows, writing = self.rows, ~self.ended[self.rows]
-        tokens, known = self.draw(logits, None if self.draw.processors is None else self.whole(step))
+        tokens, known = self.draw(logits, None if self.draw.processors is None else self.whole(step), None if self.chances is None else self.chances[rows, step])
         self.tokens[rows, step] = tokens = tokens.where(writing, self.pad)
         self.lengths[rows] += writing
         over = torch.isin(tokens, self.ends)
@@ -938,12 +954,15 @@ def sample_answers(
     generation: dict[str, Any] | GenerationConfig | None = None,  # settings of `generate`, which go before the two above; see `check_generation`
     scores: bool = False,  # whether log-probabilities and entropies are wanted
     stop: Callable[[torch.Tensor], bool] | None = None,  # told which have ended, (B, n) bool: whether to stop; None: when all have
+    seeds: Sequence[Sequence[int]] | None = None,  # numbers >= 0 for each of the B prompts, of which alone its answers' chances are made; None: torch's own generator
     record: bool | None = None,  # whether a step is recorded and played again; None: on a GPU, where no `stop` tells of shared weights
 ) -> Answers:
     "Answers sampled from the policy. With a `stop` of its own, a process goes on until that says so: for weights shared by processes."
     settings = {"temperature": temperature, "max_new_tokens": max_new_tokens} | _given(generation)
     check_generation(settings, training=False)
-    model, writing = policy.model, _Writing(policy, settings, batch, n, scores)
+    if seeds is not None and len(seeds) != len(batch["input_ids"]):
+        raise ValueError(f"{len(seeds)} seeds for {len(batch['input_ids'])} prompts: give one for each")
+    model, writing = policy.model, _Writing(policy, settings, batch, n, scores, seeds)
     record, stop = policy.device.type == "cuda" and stop is None if record is None else record, stop or torch.all
     let_share(model)
     positions, following = prompt_positions(unwrapped(model), batch)

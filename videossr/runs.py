@@ -648,7 +648,7 @@ class RunLog(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), **_finite(logs)}
+        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.started, 2), "processes": args.world_size, **_finite(logs)}
         self.rows.append(row)
         row["hours_left"] = round(hours_left(self.rows, state.max_steps), 4)
         with open_plain(self.run.log_path, "a", encoding="utf-8") as file:
@@ -1016,6 +1016,7 @@ def finish(
     own = [*load_samples(pool)] if pool.exists() else []
     if rows := [one for one in held_out if is_own(one)]:
         more["own_floors"] = own_floors(rows, own)
+    more["processes"] = sorted({row["processes"] for row in run.log_rows() if "processes" in row})  # more than one number where it was resumed by others
     found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)
     if rows:  # the players know pretext tasks alone
         found["overall"] = {name: value for name, value in found["overall"].items() if name not in ("low_level", "player", "above_low_level", "mixture")}
