@@ -160,6 +160,7 @@ import videossr.grpo as grpo
 from videossr.data import load_samples, to_trl_dataset
 from videossr.launch import leave
 from videossr.policy import Answers, load_policy
+from videossr.runs import TrainSettings, adapters
 
 folder, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 if not options.pop("sampled", False):
@@ -178,10 +179,18 @@ def reward(completions, task, **_):
     return [0.5 if name == "counting" else len(text[0]["content"]) % 7 / 7 for text, name in zip(completions, task)]
 
 torch.set_num_threads(1)
+torch.manual_seed(0)  # of adapters
+rank = options.pop("lora_rank", 0)
 policy = load_policy(folder / "start", device="cpu", dtype=torch.float32)
 settings = {"num_generations": 4, "max_steps": 2, "warmup_steps": 0, "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant",
             "max_grad_norm": 0.0, "max_completion_length": 5, "disable_tqdm": True, **options}
-trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")))
+trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")),
+                                peft_config=adapters(TrainSettings(lora_rank=rank)))
+asked = []
+def all_ended(self, ended, known=grpo.VideoGRPOTrainer._all_ended):
+    asked.append(known(self, ended))
+    return asked[-1]
+grpo.VideoGRPOTrainer._all_ended = all_ended
 kept = []
 class Keep(TrainerCallback):
     def on_log(self, *_, logs=None, **__):
@@ -191,7 +200,7 @@ trainer.train()
 trainer.save_model(str(out))
 if trainer.is_world_process_zero():
     engine, zero = str(trainer.accelerator.distributed_type).split(".")[-1], trainer.args.deepspeed_plugin
-    about = {"engine": f"ZERO-{zero.zero_stage}" if zero else engine, "parts": sorted({"DTensor" if hasattr(weight, "device_mesh") else "ds" if hasattr(weight, "ds_id") else "whole" for weight in trainer.model.parameters()})}
+    about = {"asked": len(asked), "engine": f"ZERO-{zero.zero_stage}" if zero else engine, "parts": sorted({"DTensor" if hasattr(weight, "device_mesh") else "ds" if hasattr(weight, "ds_id") else "whole" for weight in trainer.model.parameters()})}
     (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "rollouts": kept, **about, "world": trainer.accelerator.num_processes}))
 if torch.distributed.is_initialized():
     leave()
@@ -214,7 +223,7 @@ def worked(job, environment, name, launcher, **options):
     "Trains in a way of launching; returns weights and log."
     out = job / name
     run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment)
-    return load_file(out / "model.safetensors"), json.loads((out / "log.json").read_text())
+    return load_file(out / ("adapter_model.safetensors" if options.get("lora_rank") else "model.safetensors")), json.loads((out / "log.json").read_text())
 
 
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_cpu_threads_per_process", "1"]
@@ -301,11 +310,39 @@ def test_another_number_of_processes_goes_on(recipe, environment, tmp_path):
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("way", ["fsdp2", "zero3"])
-def test_sharded_processes_sample_and_end_together(job, environment, way):
-    "With the real sampler, answers end at different steps in the two processes; neither may wait for the other for ever."
-    weights, log = worked(job, environment, f"sampled-{way}", launcher_of(way), per_device_train_batch_size=8, sampled=True, max_completion_length=12)
-    assert log["world"] == 2 and all(torch.isfinite(weight).all() for weight in weights.values())
+SOON = {"sampled": True, "seed_per_prompt": True, "max_completion_length": 12, "generation_kwargs": {"eos_token_id": [*range(20, 150)]}}  # answers end after some tokens
+
+
+@pytest.fixture(scope="module")
+def ended_alone(job, environment):
+    return worked(job, environment, "ended-alone", [sys.executable], per_device_train_batch_size=16, **SOON)
+
+
+@pytest.mark.parametrize("way", ["plain", "fsdp2", "zero3"])
+def test_processes_sample_and_end_together(job, environment, ended_alone, way):
+    "With the real sampler, answers end at different steps in the two processes. Those that share weights compute on together; none waits for ever, and others do not ask each other."
+    (weights, log), (found, other) = ended_alone, worked(job, environment, f"ended-{way}", launcher_of(way), per_device_train_batch_size=8, **SOON)
+    assert (other["asked"] > 0) == (way != "plain") and other["world"] == 2
+    said = [[[(group["sample"], group["replies"]) for group in step] for step in one["rollouts"]] for one in (log, other)]
+    assert said[0] == said[1], "the rollouts of one process"
+    assert all(torch.allclose(found[name], weight, rtol=1e-4, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.fixture(scope="module")
+def adapted_alone(job, environment):
+    pytest.importorskip("peft", reason="pip install peft")
+    return worked(job, environment, "adapted-alone", [sys.executable], per_device_train_batch_size=16, lora_rank=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_two_processes_train_the_adapters_of_one(job, environment, adapted_alone, way):
+    (weights, log), (found, other) = adapted_alone, worked(job, environment, f"adapted-{way}", launcher_of(way), per_device_train_batch_size=8, lora_rank=4)
+    assert found.keys() == weights.keys() and other["engine"] == ENGINES[way][0]
+    assert [row["loss"] for row in other["log"][:2]] == pytest.approx([row["loss"] for row in log["log"][:2]], rel=1e-4, abs=1e-6)
+    second = {name: weight for name, weight in weights.items() if "lora_B" in name}  # zero in the beginning
+    assert max(weight.abs().max() for weight in second.values()) > 1e-4
+    assert all((found[name] - weight).norm() <= 1e-3 * weight.norm() + 1e-7 for name, weight in weights.items())
 
 
 def check_kept(run):
