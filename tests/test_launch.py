@@ -222,7 +222,7 @@ def job(tmp_path_factory):
 def worked(job, environment, name, launcher, **options):
     "Trains in a way of launching; returns weights and log."
     out = job / name
-    run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment)
+    run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment, timeout=900)  # DeepSpeed compiles the first time
     return load_file(out / ("adapter_model.safetensors" if options.get("lora_rank") else "model.safetensors")), json.loads((out / "log.json").read_text())
 
 
