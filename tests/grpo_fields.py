@@ -194,7 +194,7 @@ OURS: dict[str, str] = {  # settings of `VideoGRPOConfig` beside TRL's
     "share_prefix": WRITTEN,
     **dict.fromkeys(("n_frames", "fps", "max_pixels", "trim"), "tests/test_rows.py::test_the_settings_reach_the_rows"),
     "refill": f"{GRPO}test_refill_replaces_silent_groups",
-    "seed_per_prompt": "tests/test_launch.py::test_any_number_of_processes_has_the_same_rollouts",
+    "seed_per_prompt": f"{GRPO}test_a_prompt_has_random_numbers_of_its_own",
     "rollout_groups": f"{HERE}test_prompts_sampled_at_once_change_no_shape",
 }
 

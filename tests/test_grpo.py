@@ -447,6 +447,26 @@ def test_refill_replaces_silent_groups(start, samples, tmp_path):
             assert torch.equal(real, prompt.input_ids), "rows and prompts belong together"
 
 
+def test_a_prompt_has_random_numbers_of_its_own(start, samples, tmp_path):
+    "Whatever was drawn before, and whoever is sampled beside it; at the next step it has others."
+    def said(noise, groups, **changes):
+        config = VideoGRPOConfig.demo(str(tmp_path), per_device_train_batch_size=24, num_generations=4, rollout_groups=groups, **changes)
+        trainer = VideoGRPOTrainer(str(start), constant_reward, args=config, train_dataset=to_trl_dataset(samples))
+        trainer.model.train()
+        rows, found = [row for row in trainer.train_dataset for _ in range(4)], []
+        for trainer._step in range(2):
+            torch.manual_seed(noise)
+            trainer._prepare_inputs(rows)
+            found.append([group["replies"] for group in trainer.rollouts()])
+        return found
+
+    first, second = said(0, 8, seed_per_prompt=True)
+    assert [first, second] == said(1, 4, seed_per_prompt=True) and first != second
+    assert len({tuple(group) for group in first}) == len(first)
+    assert said(0, 8) != said(1, 4), "as it is without"
+    assert first != said(0, 8, seed_per_prompt=True, seed=1)[0]
+
+
 def test_a_checkpoint_of_more_processes(start, samples, tmp_path):
     settings = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
 

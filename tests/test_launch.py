@@ -289,6 +289,16 @@ def test_any_number_of_processes_has_the_same_rollouts(job, environment, sampled
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["plain", "fsdp2"])
+def test_processes_with_silent_groups_alone_wait_for_nobody(job, environment, way):
+    "Counting is silent: where all groups of one process are, and where each replaces as many as the one that lacks most."
+    options = {"per_device_train_batch_size": 4, "sampled": True, "refill": 3, "beta": 0.0, "max_steps": 4}
+    _, log = worked(job, environment, f"refill-{way}", launcher_of(way), **options)
+    steps = [step for step in log["log"] if "reward" in step]
+    assert len(steps) == 4 and any(step.get("refilled", 0) for step in steps)
+
+
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(recipe, environment, tmp_path):
     "With `seed_per_prompt`, to the rollouts of one process that was not interrupted; the log knows who made which step."
     each = ["-p", "options", "seed_per_prompt=true", "-p", "steps", "4"]

@@ -262,7 +262,7 @@ def _check_settings(args: VideoGRPOConfig) -> None:
             f"num_generations ({args.num_generations}), so that a group stays on one device"
         )
 
-
+# %% ../nbs/41_grpo.ipynb #6e1b5a0d
 def _check_seeds(args: VideoGRPOConfig) -> None:
     "Raises `ValueError` for settings with which each number of processes has other rollouts, whatever they are drawn from."
     if args.seed_per_prompt and args.refill:
@@ -873,7 +873,7 @@ def _passes_before(self: VideoGRPOTrainer, marker: Path) -> int | None:  # None:
         raise ValueError(f"{marker.parent} was made by {then} processes, and {now} cannot go on with it: {way}. Start {then}, or train anew")
     return None
 
-
+# %% ../nbs/41_grpo.ipynb #f7f427a5
 @patch
 def train(self: VideoGRPOTrainer, resume_from_checkpoint: bool | str | None = None, **kwargs: Any) -> Any:
     "As in transformers; True goes on from the last complete checkpoint, or starts where there is none."

@@ -814,18 +814,18 @@ class _Drawing:
         shares = shaped.softmax(-1)
         return torch.multinomial(shares, 1)[:, 0] if chances is None else _picked(shares, chances), known
 
-
+# %% ../nbs/40_policy.ipynb #efc1a814
 def _picked(shares: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:  # (rows, vocabulary), (rows,) -> (rows,)
     "The token in whose part of [0, 1) the chance falls; one without a share has no part."
     ends = shares.double().cumsum(-1)
     return torch.searchsorted(ends, (chances * ends[:, -1])[:, None], right=True)[:, 0]
 
-# %% ../nbs/40_policy.ipynb #235f8f0f
+
 def _chances(seeds: Sequence[Sequence[int]], n: int, length: int) -> torch.Tensor:  # (B * n, length) float64 in [0, 1)
     "What decides each token of n answers to each of B prompts: of a prompt's seed alone."
     return torch.from_numpy(np.concatenate([np.random.default_rng([*seed]).random((n, length)) for seed in seeds]))
 
-
+# %% ../nbs/40_policy.ipynb #235f8f0f
 class _Writing:
     "Answers as far as they are written, and which rows are still computed."
 
