@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import accelerate
 import psutil
@@ -514,3 +515,24 @@ def test_the_gpu_that_is_taken_is_the_process_s_own(monkeypatch, tmp_path):
     with pytest.raises(Loaded):
         launch.train_run(run)
     assert events == ["met", "cuda:1", "data"]
+
+
+@pytest.mark.parametrize(("engine", "stage", "sharded"), [("FSDP", 0, True), ("DEEPSPEED", 2, False), ("DEEPSPEED", 3, True)])
+def test_memory_is_planned_for_what_is_shared(monkeypatch, tmp_path, engine, stage, sharded):
+    "ZeRO-2 leaves all weights on each device."
+    settings, known, found = runs.train_settings(), runs.grpo_config, []
+
+    def configured(*given, **changes):
+        monkeypatch.delenv(f"ACCELERATE_USE_{engine}")  # the configuration would set the engine up
+        config = known(*given, **changes)
+        monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+        config.deepspeed_plugin = SimpleNamespace(zero_stage=stage) if stage else None
+        return config
+
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    monkeypatch.setattr(runs, "grpo_config", configured)
+    monkeypatch.setattr(runs, "memory_plan", lambda policy, work: found.append(work))
+    monkeypatch.setattr(runs, "with_room", lambda *_: None)
+    sample = make_sample("counting", demo_videos(1, folder=tmp_path / "demo", progress=False)[0], difficulty="demo", index=0)
+    runs.plan_of(runs.Run(tmp_path), tiny_policy(), [sample], settings, 0)
+    assert found[0].sharded is sharded

@@ -778,9 +778,9 @@ def plan_of(
     for sample in train:
         kinds.setdefault((sample.task, sample.type), []).append(sample)
     prompts = [encode_question(policy, sample, view_of(settings)) for samples in kinds.values() for sample in samples[:n_each]]
-    shared = "true" in (os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() for engine in ("FSDP", "DEEPSPEED"))
+    shared = {"sharded": True} if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}  # of DeepSpeed the configuration knows the stage
     dtype = str(policy.model.dtype).removeprefix("torch.")
-    work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
+    work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, weight_dtype=dtype, **shared)
     plan = memory_plan(policy, launched(work, accelerate) if accelerate else work)
     return with_room(plan, _room(policy))
 
