@@ -198,11 +198,13 @@ def test_a_killed_builder_is_replaced(videos, module, slow_whole, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("deadly", "crash"), ("endless", "time limit")])
-def test_a_video_that_takes_builders_down_costs_itself(videos, module, tmp_path, name, reason):
+def test_a_video_that_takes_builders_down_costs_itself(videos, module, tmp_path, monkeypatch, name, reason):
+    if name == "endless":
+        monkeypatch.setenv("VIDEOSSR_DECODE_SECONDS", "3")  # of which the limit of a sample follows
     for number, path in enumerate(sorted(videos.iterdir())[:5]):
         (tmp_path / "videos").mkdir(exist_ok=True)
         os.link(path, tmp_path / "videos" / (f"{name}.mp4" if number == 1 else path.name))
-    settings = {"mix": [{"task": "slow", "difficulty": "demo"}], "n": 24, "held_out": 0, "shard_size": 8, "time_limit": 4 if name == "endless" else 60, "imports": ["slow_task"]}
+    settings = {"mix": [{"task": "slow", "difficulty": "demo"}], "n": 24, "held_out": 0, "shard_size": 8, "time_limit": "auto" if name == "endless" else 60, "imports": ["slow_task"]}
     built = build_dataset(tmp_path / "videos", tmp_path / "two", **settings, workers=2, progress=False)
     assert built.summary["refused videos"] == {reason: 1} and built.summary["splits"]["train"]["made"] == 24
     assert {Path(sample.video).stem for sample in load_samples(tmp_path / "two")}.isdisjoint({name})
@@ -213,6 +215,22 @@ def test_a_video_that_takes_builders_down_costs_itself(videos, module, tmp_path,
     build_dataset(tmp_path / "videos", tmp_path / "one", **settings, workers=1, progress=False)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert {key: value for key, value in one.items() if key.startswith("samples")} == {key: value for key, value in two.items() if key.startswith("samples")}
+
+
+def test_the_limit_grows_with_the_files_unless_it_is_told(videos, tmp_path, monkeypatch):
+    shutil.copytree(videos, tmp_path / "videos")
+    plan = make_plan(tmp_path / "videos", "demo", {"train": 8}, near_duplicates=False)
+    save_plan(plan, tmp_path / "dataset")
+    (small, _), (large, name), *_ = plan.videos["train"]
+    os.truncate(tmp_path / "videos" / name, 2**30)  # holes
+    limit = build._Crew(tmp_path / "dataset", [], 1, "auto").limit
+    assert [round(limit(keys)) for keys in ([small], [large], [small, large], [""])] == [120, 600, 720, 0]
+    monkeypatch.setenv("VIDEOSSR_DECODE_SECONDS", "7")
+    assert round(limit([large])) == 70
+    assert {build._Crew(tmp_path / "dataset", [], 1, 1.5).limit(keys) for keys in ([small], [large], [small, large], [""])} == {1.5}
+    for wrong in ("long", 0, -1, float("nan")):
+        with pytest.raises(ValueError, match="time_limit=.* must be seconds, more than 0, or 'auto'"):
+            build_dataset(videos, tmp_path / "other", "demo", 8, time_limit=wrong)
 
 
 def test_bad_files_are_rows_and_the_work_goes_on(videos, whole, tmp_path):

@@ -3,7 +3,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from videossr.data import (
     MIXES,
@@ -196,7 +196,7 @@ def test_candidates_share_a_word_and_only_those():
 def test_hashes_are_kept_by_content(sources, tmp_path, monkeypatch):
     path = sources[1][0]
     first = video_hashes(path, tmp_path)
-    monkeypatch.setattr(groups, "read_clip", None)  # not needed again
+    monkeypatch.setattr(groups, "read_grey", None)  # not needed again
     assert np.array_equal(video_hashes(path, tmp_path).bits, first.bits)
     monkeypatch.undo()
     for kept in tmp_path.iterdir():
@@ -212,20 +212,26 @@ def test_what_cannot_be_read_is_passed_over_and_what_cannot_be_hashed_is_told(so
     assert find_groups([tmp_path / "text.mp4", tmp_path / "absent.mp4", sources[1][0]]) == {}
     monkeypatch.setenv("VIDEOSSR_CACHE", str(tmp_path / "cache"))
 
-    def stuck(path, **reading):
+    def stuck(path, *how, **reading):
         raise VideoError(path, "took longer than 60 s")
 
-    monkeypatch.setattr(groups, "read_clip", stuck)
+    monkeypatch.setattr(groups, "read_grey", stuck)
     with pytest.warns(UserWarning, match="1.mp4 could not be compared with the other videos .took longer"):
         assert find_groups(sources[1][:1]) == {}
 
 
-def test_without_the_library_nothing_is_silent(sources, tmp_path, monkeypatch):
-    monkeypatch.setenv("VIDEOSSR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "imagehash", None)
-    with pytest.raises(ImportError, match="pip install ImageHash; near_duplicates=False"):
-        split_videos([made[0] for made in sources.values()], 0.5)
-    assert len(split_videos([made[0] for made in sources.values()], 0.5, near_duplicates=False)[1]) == 1
+def test_a_hash_is_the_sign_of_the_lowest_frequencies():
+    "Against the cosine transform by way of Fourier's, of the picture and its mirror images."
+    rng = np.random.default_rng(6)
+    for size in ((64, 64), (96, 128), (480, 270)):
+        frame = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        frame[: size[0] // 3] //= 4
+        picture = np.asarray(Image.fromarray(frame).convert("L").resize((64, 64), Image.Resampling.LANCZOS)).astype(float)
+        for _ in range(2):  # along both sides
+            waves = np.fft.fft(np.concatenate([picture, picture[:, ::-1]], 1)) * np.exp(-0.5j * np.pi * np.arange(128) / 64)
+            picture = waves.real[:, :16].T
+        low = picture  # of 16 x 16
+        assert np.array_equal(np.unpackbits(groups.frame_hashes([frame]).bits[0]), (low > np.median(low)).ravel())
 
 
 # ------------------------------------------------------------------------------------------------------- given groups

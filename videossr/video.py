@@ -4,17 +4,18 @@
 
 # %% ../nbs/00_video.ipynb #135dd195
 from __future__ import annotations
-import atexit, base64, contextlib, errno, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, traceback
+import atexit, base64, contextlib, errno, heapq, importlib.util, io, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, time, traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 if TYPE_CHECKING: from PIL import Image # loaded where it is used: clips do without
 
 # %% auto #0
-__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'python_process', 'probe', 'read_clip', 'open_picture',
-           'read_pictures']
+__all__ = ['Clip', 'fit_size', 'VideoError', 'VideoInfo', 'need_av', 'decode_limit', 'python_process', 'probe', 'read_clip',
+           'read_grey', 'open_picture', 'read_pictures']
 
 # %% ../nbs/00_video.ipynb #d82fd193
 def _one_line(text: str) -> str:
@@ -172,6 +173,7 @@ class _Index:
     stamped: bool           # whether every frame has a presentation time of its own
     pieces: tuple | None    # int64, bool, bool (N,), in order of storing: presentation times, keyframe or not, cut away or not; None where nothing can be skipped
     doubt: str              # why decord is not to be trusted with this file, or ""
+    rough: bool = False     # for comparing only: brightness, and without the filter that smooths the edges of blocks
 
 # %% ../nbs/00_video.ipynb #037fe021
 _MOST_PIXELS = 8192*8192 # of one frame as stored; what claims more is damaged or means harm
@@ -232,7 +234,7 @@ def _packets(box, stream) -> Iterator:
         if packet.size: yield packet
 
 def _frames_of(packet) -> list:
-    "What a packet decodes to; None stands for damage, also for a frame that the decoder says it patched by guessing."
+    "What a packet decodes to; None stands for damage, False for a frame that the decoder says it patched by guessing, now or before."
     return _whole(packet.decode, packet.stream, [None])
 
 def _flushed(stream) -> list:
@@ -240,12 +242,12 @@ def _flushed(stream) -> list:
     return _whole(lambda: stream.decode(None), stream, [])
 
 def _whole(decode: Callable[[], list], stream, failed: list) -> list:
-    "Decoded frames, None for a patched one; `failed` if there are none. `MemoryError` where memory ran out, which decoders call damage."
+    "Decoded frames, False for a patched one; `failed` if there are none. `MemoryError` where memory ran out, which decoders call damage."
     import av
-    try: frames = [None if frame.is_corrupt else frame for frame in decode()]
+    try: frames = [False if frame.is_corrupt else frame for frame in decode()]
     except MemoryError: raise
     except (av.FFmpegError, OSError, ValueError): frames = failed
-    if None in frames and _room_left() < 8*stream.width*stream.height: raise MemoryError # less than two frames of any format
+    if (None in frames or False in frames) and _room_left() < 8*stream.width*stream.height: raise MemoryError # less than two frames of any format
     return frames
 
 def _undecodable(packets: int, codec: str) -> str:
@@ -345,8 +347,9 @@ def _doubt(container: str, pixels: str, packets: list, matrix: tuple) -> str:
     if a*d - b*c < 0: return "mirrored"
     return ""
 
-def _index(path: str) -> _Index | VideoInfo:
-    "Walk through the packets of a file: its `_Index`, or the `VideoInfo` alone where there are no pictures."
+@lru_cache(1) # whoever asks for a file's length often reads it next
+def _walk(path: str, state: tuple) -> _Index | VideoInfo:
+    "The walk itself; `state` changes with the file."
     with _open(path) as box:
         stream = _stream(box, path)
         if stream is None: return VideoInfo(path, has_video=False, container=box.format.name)
@@ -372,6 +375,13 @@ def _index(path: str) -> _Index | VideoInfo:
         doubt = _doubt(box.format.name, first.format.name, packets, matrix) or ("its colour leans to the left" if leans else "")
         return _Index(info, starts, float(starts[-1] + tail), matrix, unit, leans, stamped, pieces, doubt)
 
+# %% ../nbs/00_video.ipynb #faac72db
+def _index(path: str) -> _Index | VideoInfo:
+    "What a walk through a file's packets gives: its `_Index`, or the `VideoInfo` alone where there are no pictures."
+    _check_file(path)
+    stat = os.stat(path)
+    return _walk(path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev))
+
 # %% ../nbs/00_video.ipynb #f63ec816
 _SLACK = 1e-3 # seconds: a time written with three decimals still finds its frame
 
@@ -390,6 +400,9 @@ class _Distrust(Exception):
 _alone = False # whether one thread decodes, which gives the same pixels each time also where a file is damaged
 
 def _threads() -> int: return 1 if _alone else min(4, os.cpu_count() or 1)
+
+_PATIENCE = 5.0 # seconds of decoding in sequence after which the caller is told how far it is
+_tell: Callable[[dict], None] | None = None # in a worker: sends a word ahead of the answer
 
 _log: int | None = None # in a worker: the file that takes what libraries print
 
@@ -427,6 +440,7 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
         stream = _stream(box, index.info.path)
         # these give other pixels now and then when several threads share their frames: Theora's always, VP8's of a damaged file
         stream.thread_type, stream.thread_count = "AUTO", 1 if stream.codec_context.name in ("theora", "vp3", "vp8") else _threads()
+        if index.rough: stream.codec_context.options = {"skip_loop_filter": "all"}
         unit = float(stream.time_base or 0)
         for number, (frame, sound) in enumerate(_all_frames(box, stream, needed)):
             ticks = frame.dts if frame.pts is None else frame.pts
@@ -439,23 +453,26 @@ def _timed(index: _Index, step: float, needed: np.ndarray | None) -> Iterator[tu
 def _all_frames(box, stream, needed: np.ndarray | None) -> Iterator[tuple[object, bool]]:
     "Every frame of the needed packets (see `_needed`; None: all) that can be decoded whole, those held back too; and whether all before it could."
     sparing = needed is not None and stream.codec_context.name in ("h264", "hevc") # other decoders look at the setting when they are opened, or never
+    sent: dict[int, int] = {} # packets by their times, numbered
     def decoded():
-        jumped = False
+        jumped, number = False, -1
         for number, packet in enumerate(_packets(box, stream)):
             skip = needed is not None and number < len(needed) and not needed[number]
             if skip and not jumped: # what is left in the decoder, then a clean start at the next keyframe
-                yield from _flushed(stream)
+                yield from ((frame, number) for frame in _flushed(stream))
                 stream.codec_context.flush_buffers()
             elif not skip:
                 if sparing: stream.codec_context.skip_frame = "NONREF" if number < len(needed) and needed[number] == 1 else "DEFAULT"
-                yield from _frames_of(packet)
+                sent[packet.pts] = number
+                yield from ((frame, number) for frame in _frames_of(packet))
             jumped = skip
-        yield from _flushed(stream)
-    whole = sound = True
-    for frame in decoded():
-        whole = frame is not None and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
+        yield from ((frame, number) for frame in _flushed(stream))
+    whole, sound, broken = True, True, 0
+    for frame, number in decoded():
+        if frame is False or frame is None and whole: broken = number if frame is None and stream.thread_count == 1 else 0 # several threads tell of it later
+        whole = bool(frame) and (whole or frame.key_frame) # after damage, frames up to the next keyframe build on it
         sound = sound and whole
-        if whole: yield frame, sound
+        if whole or frame and sent.get(frame.pts, broken) < broken: yield frame, sound # sent before it and held back
 
 # %% ../nbs/00_video.ipynb #2809c888
 _AHEAD, _AHEAD_PIXELS = 16, 2**28 # the most pictures, and their pixels, that any level of H.264 or HEVC lets a decoder hold back
@@ -472,8 +489,8 @@ def _decoded(index: _Index, needed: np.ndarray | None = None) -> Iterator[tuple[
 def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, object]]:
     "The same times and the same frames, each in order: the k-th frame shown appears at the k-th time."
     times, frames = [], deque()
-    for time, frame in timed:
-        heapq.heappush(times, time)
+    for stamp, frame in timed:
+        heapq.heappush(times, stamp)
         frames.append(frame)
         if len(frames) > min(_AHEAD, max(1, _AHEAD_PIXELS//(frame.width*frame.height))): yield heapq.heappop(times), frames.popleft()
     yield from zip(sorted(times), frames)
@@ -482,22 +499,41 @@ def _in_turn(timed: Iterator[tuple[float, object]]) -> Iterator[tuple[float, obj
 _BILINEAR = 2               # FFmpeg's numbers for ways of scaling
 _EXACT = 0x40000 | 0x2000   # accurate rounding, colour for every pixel: keeps it from a short cut that takes all colour for the middle one
 
+def _turned(picture: np.ndarray, matrix: tuple) -> np.ndarray:
+    "A stored picture (H, W, ...) the way it is shown."
+    a, b, c, d = matrix
+    if a == 0: picture = picture.swapaxes(0, 1)
+    return picture[::-1 if (d or b) < 0 else 1, ::-1 if (a or c) < 0 else 1]
+
 def _pixels(frame, index: _Index, height: int, width: int) -> np.ndarray:
     "A decoded frame as uint8 (height, width, 3), scaled as decord scales, then turned the way it is shown."
-    a, b, c, d = index.matrix
-    if a == 0: height, width = width, height
+    if index.matrix[0] == 0: height, width = width, height
     flags = _BILINEAR | _EXACT if index.leans and (frame.width, frame.height) == (width, height) else _BILINEAR
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation=flags).to_ndarray()
-    if a == 0: small = small.swapaxes(0, 1)
-    return small[::-1 if (d or b) < 0 else 1, ::-1 if (a or c) < 0 else 1]
+    return _turned(frame.reformat(width=width, height=height, format="rgb24", interpolation=flags).to_ndarray(), index.matrix)
 
+_BRIGHT_FIRST = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray") # brightness is the first plane, 8 bits
+
+def _brightness(frame, index: _Index, side: int) -> np.ndarray:
+    "Of a decoded frame, uint8 (side, side), turned the way it is shown; as it is stored, without a detour over colours."
+    from PIL import Image
+    plane = frame.planes[0]
+    if frame.format.name not in _BRIGHT_FIRST or plane.line_size < plane.width:
+        frame = frame.reformat(format="gray")
+        plane = frame.planes[0]
+    stored = Image.frombuffer("L", (plane.width, plane.height), plane, "raw", "L", plane.line_size, 1)
+    return _turned(np.asarray(stored.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)), index.matrix)
+
+# %% ../nbs/00_video.ipynb #77ce0965
 def _pick(index: _Index, instants: np.ndarray, height: int, width: int, needed: np.ndarray | None = None) -> tuple[list, list, float | None]:
     "Frames on screen at the instants, their times, and the last frame's time if the file had to be read to its end."
-    frames, times, held, done = [], [], None, 0
+    frames, times, held, done, due = [], [], None, 0, time.monotonic() + _PATIENCE
     def keep():
         times.append(held[0])
-        frames.append(_pixels(held[1], index, height, width))
+        frames.append(_brightness(held[1], index, height) if index.rough else _pixels(held[1], index, height, width))
     for start, frame in _decoded(index, needed):
+        if _tell and needed is None and time.monotonic() > due:
+            _tell({"walked": start, "of": index.end})
+            due += 1
         passed = int(np.searchsorted(instants + _SLACK, start, side="left"))
         if passed > done and held: keep()
         if passed == len(instants): return frames, times, None
@@ -586,11 +622,16 @@ def _make_room(path: str, n_frames: int, height: int, width: int) -> None:
     if _room: _allow(_room + 3*size) # each by itself, all together, and once more in passing
 
 # %% ../nbs/00_video.ipynb #1bfd112d
+def _pictured(path: str) -> _Index:
+    "The index of a file that holds pictures."
+    index = _index(path)
+    if isinstance(index, VideoInfo): raise VideoError(path, f"there are no pictures in it, at most sound ({index.container})")
+    return index
+
 def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: int | None, backend: str | None,
             times: list | None) -> tuple[np.ndarray, np.ndarray]:
     "The whole of `read_clip`, in the process that calls it."
-    index = _index(path)
-    if isinstance(index, VideoInfo): raise VideoError(path, f"there are no pictures in it, at most sound ({index.container})")
+    index = _pictured(path)
     height, width = fit_size(index.info.height, round(index.info.height*index.info.aspect), max_pixels, min_pixels)
     _make_room(path, min(n_frames if times is None else len(times), len(index.starts)), height, width)
     def plan(end: float) -> np.ndarray:
@@ -600,6 +641,15 @@ def _decode(path: str, n_frames: int, trim: float, max_pixels: int, min_pixels: 
         except _Distrust as reason:
             if backend == "decord": raise VideoError(path, f"decord cannot be trusted with it ({reason}); leave backend unset") from reason
     return _with_pyav(index, plan, height, width)
+
+def _decode_grey(path: str, rate: float, longest: float, side: int) -> tuple[np.ndarray, np.ndarray]:
+    "The whole of `read_grey`, in the process that calls it, and the instants."
+    index = replace(_pictured(path), rough=True)
+    def plan(end: float) -> np.ndarray: return np.arange(0, max(min(end, longest), 1/rate), 1/rate)
+    instants = plan(index.end)
+    _make_room(path, len(instants), side, side)
+    frames, times = _with_pyav(index, plan, side, side)
+    return frames[np.maximum(np.searchsorted(times, instants + _SLACK, side="right") - 1, 0)], instants # one on screen for longer came once
 
 # %% ../nbs/00_video.ipynb #2846ce4c
 _BOUNDS = {"VIDEOSSR_DECODE_SECONDS": 60.0, "VIDEOSSR_DECODE_GB": 2.0}
@@ -613,8 +663,11 @@ def _bound(name: str) -> float:
     if not 0 < value < math.inf: raise ValueError(f"the environment variable {name}={told!r} must be a positive number; {_BOUNDS[name]:g} if it is not set")
     return value
 
-def _limit(path: str, timeout: float | str) -> float:
-    "Seconds that a file may take."
+def decode_limit(
+    path: str | os.PathLike,       # a file
+    timeout: float | str = "auto", # seconds, which stay as they are; "auto": VIDEOSSR_DECODE_SECONDS, and more for a large file
+) -> float:                        # seconds
+    "How long decoding a file may take. `ValueError` for an environment variable that is no positive number."
     if timeout != "auto": return float(timeout)
     return _bound("VIDEOSSR_DECODE_SECONDS")*(1 + (os.path.getsize(path)/_LARGE if os.path.isfile(path) else 0))
 
@@ -651,8 +704,8 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN) # an interrupt is for the caller, who then ends us
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1) # nothing that a library prints may get between the frames
-    global _log
-    _log = 2
+    global _log, _tell
+    _log, _tell = 2, lambda word: _send(out, word)
     requests: queue.SimpleQueue = queue.SimpleQueue()
     def listen():
         for line in sys.stdin.buffer: requests.put(line)
@@ -675,7 +728,7 @@ def _answer(request: dict) -> tuple[dict, np.ndarray | None]:
     _allow(_room)
     try:
         if work == "probe": return {"info": asdict(_summary(**request))}, None
-        frames, times = _pictures(**request) if work == "pictures" else _decode(**request)
+        frames, times = {"pictures": _pictures, "grey": _decode_grey, "read": _decode}[work](**request)
         return {"times": times.tolist(), "shape": frames.shape}, frames
     except VideoError as error: return {"error": error.cause, "path": error.path}, None
     except Exception as error:
@@ -701,14 +754,29 @@ class _Died(Exception):
         self.late = late
         super().__init__(detail)
 
+def _heard(process: subprocess.Popen) -> dict:
+    "A line of a worker's. `EOFError` if the process stops."
+    line = process.stdout.readline()
+    if not line.endswith(b"\n"): raise EOFError("the worker stopped")
+    return json.loads(line)
+
+def _moved(bar, path: str, walked: float, of: float):
+    "A bar of the seconds that were decoded, for a file that cannot be sought; begun by the first word. Seen where somebody looks: in a terminal or a notebook."
+    from tqdm.auto import tqdm
+    if bar is None:
+        unseen = "ipykernel" not in sys.modules and not (sys.stderr and sys.stderr.isatty())
+        bar = tqdm(total=round(of), desc=f"{_one_line(os.path.basename(path))}, from its beginning", unit=" s", leave=False, disable=unseen)
+    bar.update(round(walked) - bar.n)
+    return bar
+
 def _exchange(process: subprocess.Popen, request: dict | None) -> tuple[dict, np.ndarray | None]:
     "Send a request (None: only listen) and wait for the answer and its pixels. `EOFError` if the process stops."
     if request is not None:
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
-    line = process.stdout.readline()
-    if not line.endswith(b"\n"): raise EOFError("the worker stopped")
-    answer = json.loads(line)
+    bar = None
+    while "walked" in (answer := _heard(process)): bar = _moved(bar, request["path"], **answer)
+    if bar is not None: bar.close()
     if "shape" not in answer: return answer, None
     frames = np.empty(answer["shape"], np.uint8)
     if process.stdout.readinto(frames.data.cast("B")) < frames.nbytes: raise EOFError("the worker stopped")
@@ -831,7 +899,7 @@ def _of_file(path: str, request: dict, timeout: float | str) -> tuple[dict, np.n
     "A worker's answer about a video."
     _check_file(path)
     need_av()
-    return _isolated(path, {"path": os.path.abspath(path), **request}, _limit(path, timeout))
+    return _isolated(path, {"path": os.path.abspath(path), **request}, decode_limit(path, timeout))
 
 def _checked_times(times: np.ndarray) -> list[float]:
     "`times` as a list, or a `ValueError`."
@@ -866,6 +934,21 @@ def read_clip(
         answer, frames = _of_file(path, {"do": "read", **request}, timeout)
         seconds = np.array(answer["times"])
     return Clip(frames, seconds, path)
+
+# %% ../nbs/00_video.ipynb #6433ef13
+def read_grey(
+    path: str | os.PathLike,               # a video file
+    rate: float,                           # frames a second
+    longest: float = math.inf,             # seconds of the video, from its beginning
+    side: int = 64,                        # pixels: height and width of a frame, whatever the video's shape
+    timeout: float | str | None = "auto",  # seconds; as for `read_clip`
+) -> tuple[np.ndarray, np.ndarray]:        # uint8 (T, side, side), brightness as it is stored; float64 (T,), the seconds that they are on screen at
+    "What is on screen at an even rate, for comparing: nearly what `read_clip` shows. `VideoError` if the video cannot be read."
+    path = os.fsdecode(path)
+    request = {"rate": float(rate), "longest": float(longest), "side": int(side)}
+    if timeout is None: return _decode_grey(path, **request)
+    answer, frames = _of_file(path, {"do": "grey", **request}, timeout)
+    return frames, np.array(answer["times"])
 
 # %% ../nbs/00_video.ipynb #05045425
 def open_picture(
@@ -908,4 +991,4 @@ def read_pictures(
     for name in names: _check_file(name)
     request = {"paths": names, "max_pixels": int(max_pixels), "min_pixels": min_pixels and int(min_pixels)}
     if timeout is None: return _pictures(**request)[0]
-    return _isolated(names[0], {"do": "pictures", **request}, max(_limit(name, timeout) for name in names))[1]
+    return _isolated(names[0], {"do": "pictures", **request}, max(decode_limit(name, timeout) for name in names))[1]

@@ -40,7 +40,7 @@ from ..folders import check_links, file_name, open_plain, write_whole
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
 from ..versions import installed
-from ..video import VideoError, python_process
+from ..video import VideoError, decode_limit, python_process
 
 # %% auto #0
 __all__ = ['Plan', 'make_plan', 'Work', 'Deal', 'shard_work', 'Verdicts', 'make_shard', 'shard_path', 'save_plan', 'load_plan',
@@ -229,7 +229,7 @@ class _Shard:
     plan: Plan
     split: str
     verdicts: Verdicts
-    watch: Callable[[str], None]  # told the fingerprint of each video before it is touched, and "" after each sample
+    watch: Callable[..., None]  # told the fingerprints of a video and, if there is one, of its donor before they are touched; "" after each sample
     deal: Deal
     refusals: list[dict[str, str]] = field(default_factory=list)
     refused: set[tuple[int, int]] = field(default_factory=set)  # (row, video)
@@ -285,7 +285,7 @@ class _Shard:
         for donor in self.donors(row, video):
             if name and (known := unfit.get(name)):
                 return self.reject(work, video, known["reason"], known["detail"])
-            self.watch(self.plan.videos[self.split][video][0])
+            self.watch(*(self.plan.videos[self.split][one][0] for one in (video, donor) if one is not None))
             path, other = self.path(video), None if donor is None else self.path(donor)
             try:
                 made = make_sample(row.task, path, type=row.type, seed=self.plan.seed, index=work.index, difficulty=row.difficulty, donor=other)
@@ -322,7 +322,7 @@ def make_shard(
     split: str,
     shard: int,
     verdicts: Verdicts,
-    watch: Callable[[str], None] = lambda key: None,  # told the fingerprint of each video before it is touched, and "" after each sample
+    watch: Callable[..., None] = lambda *keys: None,  # told the fingerprints of a video and, if there is one, of its donor before they are touched; "" after each sample
 ) -> tuple[list[Sample], list[dict[str, str]]]:  # samples in order of their index; refusals: video, task, type, reason, detail
     "The samples of one shard: the same whenever and wherever it is made."
     deal = Deal.make(plan.mix, plan.groups_of(split), plan.one_task)
@@ -410,7 +410,7 @@ def write_shard(
     folder: str | Path,
     split: str,
     shard: int,
-    watch: Callable[[str], None] = lambda key: None,  # as in `make_shard`
+    watch: Callable[..., None] = lambda *keys: None,  # as in `make_shard`
 ) -> dict[str, int]:  # how many samples and refusals
     "Makes a shard and writes it, at once or not at all."
     samples, refusals = make_shard(plan, split, shard, Verdicts(Path(folder) / "build" / "verdicts"), watch)
@@ -443,7 +443,7 @@ def _serve(folder: str, imports: str) -> None:
         while True:
             split, shard = wanted.get()
             begin = time.perf_counter()
-            made = write_shard(plan, folder, split, shard, lambda key: say(video=key))
+            made = write_shard(plan, folder, split, shard, lambda *keys: say(videos=keys))
             rss = sum(_rss(one) for one in [psutil.Process(), *psutil.Process().children(recursive=True)])
             say(done=[split, shard], **made, seconds=round(time.perf_counter() - begin, 2), rss_mb=rss // 2**20)
     except Exception:
@@ -470,7 +470,7 @@ class _Builder:
         self.log = scratch_file()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         self.shard: tuple[str, int] | None = None
-        self.video, self.since, self.hung = "", time.monotonic(), False
+        self.video, self.since, self.limit, self.hung = "", time.monotonic(), math.inf, False
         self.reader = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self.reader.start()
 
@@ -514,11 +514,20 @@ class _Crew:
     folder: Path
     todo: list[tuple[str, int]]  # shards, in order
     n_workers: int
-    time_limit: float  # seconds for one video and sample
+    time_limit: float | str  # seconds for one video and sample, or "auto"
     imports: Sequence[str] = ()
     builders: list[_Builder] = field(default_factory=list)
     strikes: Counter = field(default_factory=Counter)  # deaths by video; "" counts those without one
     events: queue.Queue = field(default_factory=queue.Queue)
+    paths: dict[str, str] = field(default_factory=dict)  # by fingerprint
+
+    def __post_init__(self) -> None:
+        plan = load_plan(self.folder)
+        self.paths = {key: os.path.join(plan.root, path) for videos in plan.videos.values() for key, path in videos}
+
+    def limit(self, keys: Sequence[str]) -> float:
+        "Seconds for one sample of a video and its donor, if nobody says: twice what decoding them may take."
+        return sum(2 * decode_limit(self.paths[key]) for key in keys if key) if self.time_limit == "auto" else self.time_limit
 
     def hire(self) -> None:
         "As many builders as there is work for, each with a shard."
@@ -530,7 +539,7 @@ class _Crew:
     def check_clock(self) -> None:
         "Ends builders that sit over one video for too long."
         for builder in self.builders:
-            if builder.video and time.monotonic() - builder.since > self.time_limit:
+            if builder.video and time.monotonic() - builder.since > builder.limit:
                 builder.hung = True
                 builder.process.kill()
 
@@ -544,7 +553,7 @@ class _Crew:
         self.strikes[builder.video] += 1
         verdicts = Verdicts(self.folder / "build" / "verdicts")
         if builder.video and builder.hung:
-            verdicts.put(builder.video, "time limit", f"more than {self.time_limit:g} s for one sample")
+            verdicts.put(builder.video, "time limit", f"more than {builder.limit:g} s for one sample")
         elif builder.video and self.strikes[builder.video] >= 2:
             verdicts.put(builder.video, "crash", f"took down two builders, the last {how}")
         elif self.strikes[""] > 3:
@@ -556,7 +565,7 @@ class _Crew:
             self.hire()
             while self.builders:
                 try:
-                    builder, event = self.events.get(timeout=min(1.0, self.time_limit))
+                    builder, event = self.events.get(timeout=1.0 if self.time_limit == "auto" else min(1.0, self.time_limit))
                 except queue.Empty:
                     self.check_clock()
                     continue
@@ -578,9 +587,9 @@ class _Crew:
             self.hire()
         elif "bug" in event:
             raise RuntimeError(f"shard {builder.shard} could not be made; finished shards are kept. The builder's error:\n{event['bug']}")
-        elif "video" in event:
-            builder.video, builder.since = event["video"], time.monotonic()
-            if not event["video"]:
+        elif "videos" in event:
+            builder.video, builder.since, builder.limit = event["videos"][0], time.monotonic(), self.limit(event["videos"])
+            if not builder.video:
                 yield {"sample": builder.shard}
         else:
             yield event
@@ -592,7 +601,14 @@ class _Crew:
                 self.builders.remove(builder)
 
 # %% ../../nbs/30_data/01_build.ipynb #4304a41c
-def _work_here(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _check_settings(numbers: dict[str, int], shard_size: int, tries: int, time_limit: float | str) -> None:
+    if min(numbers.values()) < 1 or shard_size < 1 or tries < 1:
+        raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
+    if time_limit != "auto" and (isinstance(time_limit, str) or not time_limit > 0):
+        raise ValueError(f"time_limit={time_limit!r} must be seconds, more than 0, or 'auto'")
+
+
+def _work_here(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float | str, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
     "Makes shards with builders on this machine."
     n_workers = min(workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1, len(todo))
     yield from _Crew(folder, list(todo), n_workers, time_limit, imports).run()
@@ -704,7 +720,7 @@ def build_dataset(
     groups: Mapping[str | Path, str] | str | Path | None = None,  # path -> name of its source, or a list with a column group; lists in `videos` may have one too
     near_duplicates: bool = True,  # look for videos that show the same footage, which are one group then; False: only what is given counts
     workers: int | None = None,  # builders at a time; None: one a core
-    time_limit: float = 120.0,  # seconds that one video may take for one sample
+    time_limit: float | str = "auto",  # seconds that one video may take for one sample; "auto": twice what decoding may take, so more for a large file
     imports: Sequence[str] = (),  # modules that register tasks of your own
     cluster: str | None = None,  # "ray": as a Ray Data job, on the cluster that Ray is connected to; the folder has to be shared
     card: bool = True,  # write README.md with filmstrips at the end
@@ -713,8 +729,7 @@ def build_dataset(
     "Builds a dataset, or finishes it. Raises `ValueError` where the folder holds another one or nothing at all can be made, `OSError` for a link in it that leads out."
     begin, folder = time.perf_counter(), Path(folder)
     numbers = {"train": n} | ({"validation": max(1, round(n * held_out)) if n_validation is None else n_validation} if held_out else {})
-    if min(numbers.values()) < 1 or shard_size < 1 or tries < 1:
-        raise ValueError(f"n, n_validation, shard_size and tries must be at least 1, not {numbers}, {shard_size}, {tries}")
+    _check_settings(numbers, shard_size, tries, time_limit)
     for name in imports:
         importlib.import_module(name)
     plan = make_plan(videos, mix, numbers, held_out, progress, groups, near_duplicates, seed=seed, shard_size=shard_size, tries=tries, one_task=one_task)
@@ -742,14 +757,14 @@ def _reported(built: Built) -> Built:
     return built
 
 # %% ../../nbs/30_data/01_build.ipynb #bbce6aee
-def _ray_task(row: dict[str, Any], folder: str, time_limit: float, imports: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+def _ray_task(row: dict[str, Any], folder: str, time_limit: float | str, imports: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
     "Makes one shard on a node of the cluster; the row says which."
     sys.path += [path for path in paths if path not in sys.path]
     events = _Crew(Path(folder), [(row["split"], int(row["shard"]))], 1, time_limit, imports).run()
     return {"report": json.dumps(next(event for event in events if "done" in event))}
 
 
-def _work_on_ray(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _work_on_ray(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float | str, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
     "Makes shards as a Ray Data job, on the cluster that Ray is connected to or a local one."
     try:
         import ray

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..folders import cache_dir, whole_file
 from ..tasks.core import video_key
-from ..video import VideoError, probe, read_clip
+from ..video import VideoError, decode_limit, probe, read_grey
 
 # %% auto #0
 __all__ = ['RATE', 'LONGEST', 'CONTRAST', 'MIN_OVERLAP', 'LIMIT', 'Hashes', 'frame_hashes', 'video_hashes', 'offset_distances',
@@ -51,28 +51,29 @@ class Hashes:
         return np.ascontiguousarray(self.bits[self.clear]).view(np.uint32)
 
 # %% ../../nbs/30_data/00_groups.ipynb #36c7163f
+_PICTURE = 64  # pixels: side of what is hashed
+_COSINES = np.cos(np.pi * np.outer(np.arange(_SIDE), np.arange(_PICTURE) + 0.5) / _PICTURE)  # the lowest frequencies
+
+
+def _grey_hashes(
+    pictures: np.ndarray,  # (T, 64, 64) uint8, brightness
+) -> Hashes:
+    low = (_COSINES @ pictures.astype(np.float64) @ _COSINES.T).reshape(len(pictures), -1)
+    spread = pictures.reshape(len(pictures), 32, 2, 32, 2).mean((2, 4)).std((1, 2))
+    return Hashes(np.packbits(low > np.median(low, 1, keepdims=True), axis=1), spread > CONTRAST)
+
+
 def frame_hashes(
     frames: Sequence[np.ndarray],  # (T, H, W, 3) uint8, RGB
 ) -> Hashes:
-    "Hashes of single frames. Raises `ImportError` that says what to install."
-    try:
-        from imagehash import phash  # brings SciPy, which takes a while to import
-    except ImportError as error:
-        raise ImportError("near-duplicates are found by perceptual hashes: pip install ImageHash; near_duplicates=False goes without") from error
-    grey = [Image.fromarray(frame).convert("L") for frame in frames]
-    bits = [np.packbits(phash(picture, hash_size=_SIDE).hash) for picture in grey]
-    contrast = [np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32).std() for picture in grey]
-    return Hashes(np.array(bits, dtype=np.uint8), np.array(contrast) > CONTRAST)
+    "Hashes of single frames."
+    grey = [Image.fromarray(frame).convert("L").resize((_PICTURE, _PICTURE), Image.Resampling.LANCZOS) for frame in frames]
+    return _grey_hashes(np.array([np.asarray(picture) for picture in grey], dtype=np.uint8))
 
 # %% ../../nbs/30_data/00_groups.ipynb #6123775e
 def _hash_video(path: str) -> Hashes:
-    info = probe(path)
-    seconds = min(info.duration, LONGEST)
-    instants = np.arange(0, max(seconds, 1 / RATE), 1 / RATE)
-    clip = read_clip(path, times=instants, max_pixels=64 * 64, timeout=60 + seconds)
-    shown = np.maximum(np.searchsorted(clip.times, instants + 1e-3, side="right") - 1, 0)  # a frame on screen for longer came once
-    found = frame_hashes(clip.frames)
-    return Hashes(found.bits[shown], found.clear[shown])
+    seconds = min(probe(path).duration, LONGEST)
+    return _grey_hashes(read_grey(path, RATE, LONGEST, _PICTURE, timeout=decode_limit(path) + seconds)[0])
 
 
 def _keep(hashes: Hashes, place: Path) -> None:
@@ -89,7 +90,7 @@ def video_hashes(
     folder: str | Path | None = None,  # where hashes are kept; None: the kit's cache
 ) -> Hashes:
     "Hashes of a video's frames, `RATE` a second up to `LONGEST`, computed once. Raises `VideoError` if it cannot be read."
-    place = Path(folder or cache_dir() / "hashes") / f"{video_key(path)}-{RATE}-{LONGEST:g}.npy"
+    place = Path(folder or cache_dir() / "hashes") / f"{video_key(path)}-{RATE}-{LONGEST:g}-grey.npy"
     try:
         kept = np.load(place)
         return Hashes(kept[:, :-1], kept[:, -1] > 0)
