@@ -369,7 +369,10 @@ def check_kept(run):
     assert all(torch.equal(weight, ours[name]) for name, weight in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("config", "rank"), [(config, rank) for config in ("cpu-2", "fsdp2", "zero2", "zero3") for rank in (0, 4)])
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [("cpu-2", 0), ("cpu-2", 4), ("fsdp2", 0), ("zero2", 0), ("zero3", 0), *(pytest.param(config, 4, marks=pytest.mark.slow) for config in ("fsdp2", "zero2", "zero3"))],
+)
 def test_a_run_in_two_processes(recipe, environment, tmp_path, config, rank):
     if rank:
         pytest.importorskip("peft", reason="pip install peft")
