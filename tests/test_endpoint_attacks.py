@@ -53,12 +53,17 @@ class Raw:
                 connection = self.socket.accept()[0]
             except OSError:
                 return
-            act = self.acts.pop(0) if self.acts else answer()
-            threading.Thread(target=self.serve, args=(connection, act), daemon=True).start()
+            threading.Thread(target=self.serve, args=(connection, self.models if connection.recv(3, socket.MSG_PEEK) == b"GET" else self.acts.pop(0) if self.acts else answer()), daemon=True).start()
+
+    models = answer(b"", "404 No")  # this server has no list of models
 
     def serve(self, connection, act):
         with connection:
             try:
+                if act is self.models:
+                    connection.recv(65536)
+                    connection.sendall(act)
+                    return
                 head, body = read_start(connection)
                 self.asked.append(head)
                 if isinstance(act, dict):
@@ -238,13 +243,13 @@ def test_no_retry_after_ends_an_evaluation(serve, sample, told):
 @pytest.mark.parametrize("count", [True, -1, 10**4000, 1e300, "7", None, [1], 2**63])
 def test_counts_that_are_none_are_not_told(count):
     body = json.dumps({"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": count, "completion_tokens": 3}})
-    assert read_completion(body.encode()) == ("yes", 0, 3)
+    assert read_completion(body.encode()) == ("yes", 0, 3, "")
 
 
 @pytest.mark.parametrize("choices", [7, "abc", {"0": 1}, [], [[]], [7], ["x"], [{"message": 7}], [{"message": []}], [{}], None, [None], True, [{"message": {}}], {}])
 def test_choices_that_are_none_are_no_answer(choices):
     try:
-        assert read_completion(json.dumps({"choices": choices}).encode()) == ("", 0, 0) and choices == [{"message": {}}]
+        assert read_completion(json.dumps({"choices": choices}).encode()) == ("", 0, 0, "") and choices == [{"message": {}}]
     except ValueError as error:
         assert "no chat completion" in str(error)
 

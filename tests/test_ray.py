@@ -1,4 +1,4 @@
-"The same dataset as a Ray Data job: a local Ray of two workers, one of which is killed half-way."
+"The same dataset as tasks of Ray: a local Ray of two workers, one of which is killed half-way."
 import contextlib
 import os
 import threading

@@ -195,7 +195,7 @@ def test_readers_alone_hold_to_it_too():
     letters = Item("1", ("a.mp4",), "Which?", 1, ("red", "blue"), ("A", "B"))
     for read, item, text in (
         (read_choice, letters, "B"),
-        (grounding.any_range, Item("2", ("a.mp4",), "it turns", ((2.0, 4.0),)), "2 - 4"),
+        (grounding.charades_range, Item("2", ("a.mp4",), "it turns", ((2.0, 4.0),)), "it happens in 2 - 4"),
         (reasoning.one_order, Item("3", ("a.mp4",), "Make Tea", (2, 1, 3)), "2, 1, 3"),
     ):
         assert read(text, item) is not None

@@ -35,15 +35,17 @@ import torch
 from PIL import Image
 
 from .data.export import resize_clip
+from .files import json_value
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
 from .tasks.core import CLIP_CACHE, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
-__all__ = ['FORMS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'clips_of', 'prompt_hash',
-           'plan_batches', 'padding', 'LocalBackend', 'encode_image', 'encode_video', 'image_size', 'chat_content',
-           'retry_wait', 'read_completion', 'hide_key', 'Endpoint', 'open_backend']
+__all__ = ['FORMS', 'LIMIT_FIELDS', 'Reply', 'BackendError', 'Backend', 'Budget', 'view_times', 'read_view', 'clips_of',
+           'prompt_hash', 'fingerprint', 'weights_print', 'policy_print', 'plan_batches', 'padding', 'LocalBackend',
+           'encode_image', 'encode_video', 'image_size', 'chat_content', 'retry_wait', 'read_completion', 'read_model',
+           'hide_key', 'Endpoint', 'open_backend']
 
 # %% ../nbs/46_backends.ipynb #6d6253ac
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Reply:
     prompt: str = ""  # fingerprint of what was shown, see `prompt_hash`
     tokens_in: int = 0  # of the prompt; 0: not told
     tokens_out: int = 0  # of the reply; 0: not told
+    ended: str = ""  # how it ended: "stop", "length" at the token limit, "thought": empty beside a thought, or what else a server says; empty: not told
 
 
 class BackendError(RuntimeError):
@@ -70,6 +73,9 @@ class Backend(Protocol):
         samples: Sequence[Sample],  # those on one video beside each other
     ) -> Iterator[tuple[int, Reply]]:  # number of the sample, its reply; in any order
         "Asks all samples. Raises `BackendError` when the model is gone."
+
+    def made(self) -> dict[str, Any]:  # JSON values; fingerprints as 16 hex digits
+        "What makes its answers: the model and each setting that can change a reply. Records keep it, see `Record.made`."
 
 # %% ../nbs/46_backends.ipynb #e3af8ab8
 @dataclass(frozen=True)
@@ -162,6 +168,59 @@ def prompt_hash(
         digest.update(np.ascontiguousarray(clip.frames))
     return digest.hexdigest()
 
+# %% ../nbs/46_backends.ipynb #2308f3ba
+def fingerprint(
+    value: Any,  # JSON values, or what has a text
+) -> str:  # 16 hex digits
+    "Equal values have equal fingerprints, in whatever order their keys are."
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _digest(named: tuple[str, torch.Tensor]) -> bytes:
+    name, weight = named
+    weight = weight.detach()
+    weight = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded model, the part that is here
+    digest = hashlib.sha256(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+    digest.update(weight.reshape(-1).contiguous().view(torch.uint8).cpu().numpy())
+    return digest.digest()
+
+
+def weights_print(
+    model: torch.nn.Module,
+) -> str:  # 16 hex digits
+    "Fingerprint of all weights of a model, their names and dtypes: every byte is read, by up to 8 threads."
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = pool.map(_digest, model.state_dict().items())
+        return hashlib.blake2b(b"".join(digests), digest_size=8).hexdigest()
+
+# %% ../nbs/46_backends.ipynb #dbf4acb6
+_PROBE = Clip(np.zeros((4, 64, 64, 3), np.uint8), np.arange(4) / 2, "probe")
+_VOLATILE = {"transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}  # of a config: what loading and saving change
+
+
+def _steady(value: Any) -> Any:
+    "A config without what differs between a model and the same one saved and loaded."
+    if isinstance(value, dict):
+        return {name: _steady(one) for name, one in value.items() if one is not None and name not in _VOLATILE and not str(name).startswith("_")}
+    return [_steady(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def policy_print(
+    policy: Policy,
+) -> dict[str, str]:  # "model": of the weights; "config": of all else that a greedy reply depends on
+    "Fingerprints of a policy. Trained on, it has others; saved and loaded again, the same."
+    processor = policy.processor
+    tokenizer = json_value(policy.tokenizer.backend_tokenizer.to_str())
+    about = {
+        "config": _steady(policy.model.config.to_dict()),
+        "tokenizer": {name: part for name, part in tokenizer.items() if name not in ("padding", "truncation")},  # which each call sets
+        "pictures": [_steady(getattr(processor, name).to_dict()) for name in ("image_processor", "video_processor") if hasattr(processor, name)],
+        "template": [processor.chat_template, policy.chat_template_kwargs],
+        "choices": [policy.markers, sorted(policy.allowed_tokens), sorted(end_ids(policy))],
+        "prompt": encode(policy, [_PROBE], "?").input_ids.tolist(),
+    }
+    return {"model": weights_print(policy.model), "config": fingerprint(about)}
+
 # %% ../nbs/46_backends.ipynb #2fba9cc0
 def plan_batches(
     lengths: Sequence[int],  # tokens of each prompt
@@ -197,6 +256,10 @@ class LocalBackend:
     max_tokens: int | None = None  # of a batch, padding included
     window: int = 4  # batches that are encoded ahead, to be sorted
     window_bytes: int = 2**30  # of encoded pixels at most in a window
+
+    def made(self) -> dict[str, Any]:
+        "What makes the answers, as they would be now: a policy that is trained on makes others."
+        return {**policy_print(self.policy), "max_new_tokens": self.max_new_tokens}
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Reply]]:
         "Asks all samples."
@@ -235,16 +298,17 @@ class LocalBackend:
             return self._batch(numbers[:half], waiting) + self._batch(numbers[half:], waiting)
         seconds = round((time.perf_counter() - begin) / len(numbers), 4)
         about = [{"seconds": seconds, "prompt": waiting[number][1], "tokens_in": len(waiting[number][0])} for number in numbers]
-        return [(number, Reply(text, tokens_out=n, **more)) for number, (text, n), more in zip(numbers, answers, about, strict=True)]
+        return [(number, Reply(text, tokens_out=n, ended=ended, **more)) for number, (text, n, ended), more in zip(numbers, answers, about, strict=True)]
 
-    def _generate(self, prompts: list[Prompt]) -> list[tuple[str, int]]:
-        "Text and number of tokens of each greedy answer."
+    def _generate(self, prompts: list[Prompt]) -> list[tuple[str, int, str]]:
+        "Text, number of tokens and end of each greedy answer."
         batch = collate(prompts, self.policy.pad_id, self.policy.device)
         tokens = sample_tokens(self.policy, batch, 1, temperature=0.0, max_new_tokens=self.max_new_tokens)
         stop = torch.isin(tokens, torch.tensor(end_ids(self.policy), device=tokens.device))
         lengths = torch.where(stop.any(1), stop.int().argmax(1) + 1, tokens.shape[1]).tolist()
         texts = texts_of(self.policy, tokens)
-        return list(zip(texts, lengths, strict=True))
+        ends = ["stop" if done else "length" for done in stop.any(1).tolist()]
+        return list(zip(texts, lengths, ends, strict=True))
 
 # %% ../nbs/46_backends.ipynb #cf30147d
 def encode_image(
@@ -309,6 +373,11 @@ def image_size(
 FORMS = ("images", "video")
 
 
+def _film(clip: Clip) -> Clip:
+    "A clip that a server takes for a video, which has two frames at least: a lone frame stands for a second, and is there again at its end."
+    return clip if len(clip) > 1 else Clip(np.repeat(clip.frames, 2, axis=0), np.array([clip.times[0], clip.times[0] + clip.step]), clip.source)
+
+
 def chat_content(
     clips: Sequence[Clip],
     question: str,
@@ -324,6 +393,7 @@ def chat_content(
     for number, clip in enumerate(clips, 1):
         label = f"{name} {number}: " if len(clips) > 1 else ""
         if form == "video":
+            clip = _film(clip)
             when = f"{label}{len(clip)} frames, the first at {clip.times[0]:.1f} seconds, one every {clip.step:.2f} seconds: "
             parts += [{"type": "text", "text": when}, {"type": "video_url", "video_url": {"url": encode_video(clip)}}]
             continue
@@ -335,8 +405,9 @@ def chat_content(
     return [*parts, {"type": "text", "text": question}]
 
 # %% ../nbs/46_backends.ipynb #0abf9af6
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")  # what a request may call the longest reply
 _LARGEST = 2**20  # bytes of an answer
-_MOMENTARY = {408, 409, 425, 429}  # and everything from 500 on
+_MOMENTARY = {408, 409, 425, 429}  # and everything from 500 on but 501, which says that there is no such thing
 _REFUSED = {401, 403, 404}  # wrong key, model or address: no question can be answered
 
 
@@ -357,14 +428,16 @@ def retry_wait(
             wait = email.utils.mktime_tz(email.utils.parsedate_tz(told)) - (time.time() if now is None else now)
     return min(max(wait, 0.0), longest)
 
-
+# %% ../nbs/46_backends.ipynb #b73c7468
 def read_completion(
     payload: bytes,  # body of a successful answer
-) -> tuple[str, int, int]:  # text, tokens of the prompt, tokens of the reply
+) -> tuple[str, int, int, str]:  # text, tokens of the prompt, tokens of the reply, how it ended as `Reply.ended`
     "The text of a chat completion; raises `ValueError` that says what is not as it should be."
     try:
         found = json.loads(payload)
-        text = found["choices"][0]["message"].get("content")
+        first = found["choices"][0]
+        message, ended = first["message"], first.get("finish_reason")
+        text = message.get("content")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the answer is no chat completion: {type(error).__name__}") from error
     if isinstance(text, list):  # content in parts
@@ -372,7 +445,25 @@ def read_completion(
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     tokens_in, tokens_out = (count if type(count) is int and 0 <= count < 2**31 else 0 for count in counts)
-    return text if isinstance(text, str) else "", tokens_in, tokens_out
+    text, ended = (value if isinstance(value, str) else "" for value in (text, ended))
+    apart = not text.strip() and any(isinstance(message.get(name), str) and message[name].strip() for name in ("reasoning_content", "reasoning"))
+    return text, tokens_in, tokens_out, "thought" if apart and ended != "length" else ended[:40]
+
+# %% ../nbs/46_backends.ipynb #0e8d9c29
+_PASSING = {"created", "permission", "loaded", "state", "status"}  # of a model in a server's list: what each start, or each request, makes anew
+
+
+def read_model(
+    payload: bytes,  # body of a server's list of models
+    model: str,  # as the server calls it
+) -> dict[str, Any]:  # empty where it is no list, or the model is not in it
+    "What a server says of a model, as `root`, the place of its weights, and the length of its context."
+    try:
+        listed = json_value(payload.decode())["data"]
+        found = next(one for one in listed if one["id"] == model)
+        return {name: value for name, value in found.items() if name not in _PASSING}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration):
+        return {}
 
 # %% ../nbs/46_backends.ipynb #8bc89599
 @lru_cache(maxsize=4)
@@ -427,9 +518,81 @@ class _Heard:
     sent: float = 0.0  # its last request
     done: float = 0.0  # the answer, or the end of all patience
 
+# %% ../nbs/46_backends.ipynb #5648e9c1
+class _Asking:
+    "How an endpoint is asked: again where that may help, never forgetting whose fault it was, and without showing its key."
+
+    def _says(self) -> str:
+        "Fingerprint of the model's entry in the server's list; empty where the server has no list, or it is not in it."
+        self._warn()
+        with _client(self.url, 1) as client:
+            reply = self._ask(client, threading.Event(), None, "").reply
+        if reply.error and not re.match("status (?!401|403|408|409|425|429|5(?!01))", reply.error):
+            raise BackendError(f"{self.url} cannot be asked: {reply.error}. What was answered is kept; run again to go on")
+        about = {} if reply.error else read_model(reply.text.encode(), self.model)
+        return fingerprint(about) if about else ""
+
+    def _ask(self, client: Any, stop: threading.Event, content: bytes | None, prompt: str) -> _Heard:
+        "One question, asked until it is answered or given up; without content, the list of models."
+        begin, problem, fault = time.monotonic(), "", "server"
+        address = f"{self.url.rstrip('/')}/{'models' if content is None else 'chat/completions'}"
+        key, sent = self._key(), begin
+        for attempt in range(1, self.retries + 2):
+            stop.wait(max(0.0, self._quiet_until - time.monotonic()))
+            if stop.is_set():
+                break
+            headers, payload, sent = {}, b"", time.monotonic()
+            try:
+                status, headers, payload = _post(client, address, content, key, self.timeout)
+                if status == 200:
+                    text, *counts = (payload.decode(errors="replace"), 0, 0, "") if content is None else read_completion(payload)
+                    now = time.monotonic()
+                    return _Heard(Reply(self._hide(text), "", "", round(now - begin, 4), prompt, *counts), sent, now)
+                problem, fault = f"status {status}", "refused" if status in _REFUSED else "server"
+                if status not in _MOMENTARY and (status < 500 or status == 501):
+                    break
+            except ValueError as error:
+                problem, fault = str(error), "server"
+            except _httpx().RequestError as error:
+                problem, fault = f"{type(error).__name__}: {error}", "gone" if "Connect" in type(error).__name__ else "server"
+            self._quiet(attempt, headers, stop)
+        now = time.monotonic()
+        # hidden before it is cut, which could cut a key in two
+        told = self._hide(f"{problem}: {payload.decode(errors='replace')}" if payload else problem)[:400]
+        told = "".join(letter if letter.isprintable() else " " for letter in told)
+        return _Heard(Reply(None, f"{told} ({attempt} requests)", fault, round(now - begin, 4), prompt), sent, now)
+
+    def _quiet(self, attempt: int, headers: dict[str, str], stop: threading.Event) -> None:
+        "Waits after a failure; where the server asks for patience, all requests wait."
+        wait = retry_wait(attempt, headers, self.backoff, self.max_wait)
+        if "retry-after" in headers:
+            with self._lock:
+                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
+        if attempt <= self.retries:
+            # not all at the same moment
+            stop.wait(wait * (1 + time.monotonic_ns() % 1000 / 4000))
+
+    def _key(self) -> str | None:
+        "The key, if there is one. Raises `ValueError`, which does not show it, for one that no request can carry."
+        key = os.environ.get(self.key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the key in {self.key_env} holds characters that no request can carry; set it again")
+        return key or None
+
+    def _hide(self, text: str) -> str:
+        return hide_key(text, self._key() or "", f"<{self.key_env}>")
+
+    def _warn(self) -> None:
+        "Says once that a key goes over the network as it is."
+        if self._warned or not self._key() or urlsplit(self.url).scheme == "https" or _is_here(self.url):
+            return
+        self._warned, host = True, urlsplit(self.url).hostname
+        remedy = f"Use https, or a tunnel (ssh -L 8000:127.0.0.1:8000 {host}); unset {self.key_env} if that server needs no key"
+        warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
+
 # %% ../nbs/46_backends.ipynb #93dfee8e
 @dataclass
-class Endpoint:
+class Endpoint(_Asking):
     "A model behind an OpenAI-compatible server, asked greedily. An answer over 1 MiB, late or packed is an error, whatever the server sends."
     url: str  # up to the version, e.g. "http://127.0.0.1:8000/v1"
     model: str  # as the server calls it
@@ -445,12 +608,16 @@ class Endpoint:
     max_wait: float = 60.0  # seconds between two of them at most
     patience: int = 8  # failed questions in a row before the server is given up
     key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; none is sent where it is not set
+    limit_field: str = "max_tokens"  # what the request calls the longest reply: one of `LIMIT_FIELDS`; newer hosted models want the second
+    temperature: float | None = 0.0  # None: the request does not mention it, for models that decline it
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request; None takes one away
 
     def __post_init__(self):
         _check_address(self.url, self._key(), self.key_env)
         if self.form not in FORMS:
             raise ValueError(f"no form {self.form!r}; choose from {', '.join(FORMS)}")
+        if self.limit_field not in LIMIT_FIELDS:
+            raise ValueError(f"no limit_field {self.limit_field!r}; choose from {', '.join(LIMIT_FIELDS)}")
         image_size(_TOKEN_SIDE, _TOKEN_SIDE, self.min_image_pixels)  # complains about a size that cannot be
         self._lock, self._quiet_until, self._warned = threading.Lock(), 0.0, False
 
@@ -464,8 +631,16 @@ class Endpoint:
         "The request."
         messages = [{"role": "system", "content": system}] * (system is not None)
         messages += [{"role": "user", "content": chat_content(clips, question, self.form, self.format, name, self.min_image_pixels)}]
-        fields = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_new_tokens, **self.extra}
+        fields = {"model": self.model, "messages": messages, "temperature": self.temperature, self.limit_field: self.max_new_tokens, **self.extra}
         return {name: value for name, value in fields.items() if value is not None}
+
+    def made(self) -> dict[str, Any]:
+        "What makes the answers: address, name, what the server says of that model, and the request. Raises `BackendError` when the server is gone."
+        about = {"model": self.model, "url": self.url, "says": self._says(), "form": self.form, "format": self.format, "min_image_pixels": self.min_image_pixels}
+        request = self.body([_PROBE], "?", self.system)
+        for part in request["messages"][-1]["content"]:  # pictures as coded here are another matter on another machine
+            part |= {name: "" for name in part if name.endswith("_url")}
+        return {**about, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "request": fingerprint(request)}
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Reply]]:
         "Asks all samples. Raises `BackendError` when the server is gone."
@@ -518,63 +693,6 @@ class Endpoint:
             client.close()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, client: Any, stop: threading.Event, content: bytes, prompt: str) -> _Heard:
-        "One question, asked until it is answered or given up."
-        address, begin, problem, fault = f"{self.url.rstrip('/')}/chat/completions", time.monotonic(), "", "server"
-        key, sent = self._key(), begin
-        for attempt in range(1, self.retries + 2):
-            stop.wait(max(0.0, self._quiet_until - time.monotonic()))
-            if stop.is_set():
-                break
-            headers, payload, sent = {}, b"", time.monotonic()
-            try:
-                status, headers, payload = _post(client, address, content, key, self.timeout)
-                if status == 200:
-                    text, tokens_in, tokens_out = read_completion(payload)
-                    now = time.monotonic()
-                    return _Heard(Reply(self._hide(text), "", "", round(now - begin, 4), prompt, tokens_in, tokens_out), sent, now)
-                problem, fault = f"status {status}", "refused" if status in _REFUSED else "server"
-                if status not in _MOMENTARY and status < 500:
-                    break
-            except ValueError as error:
-                problem, fault = str(error), "server"
-            except _httpx().RequestError as error:
-                problem, fault = f"{type(error).__name__}: {error}", "gone" if "Connect" in type(error).__name__ else "server"
-            self._quiet(attempt, headers, stop)
-        now = time.monotonic()
-        # hidden before it is cut, which could cut a key in two
-        told = self._hide(f"{problem}: {payload.decode(errors='replace')}" if payload else problem)[:400]
-        told = "".join(letter if letter.isprintable() else " " for letter in told)
-        return _Heard(Reply(None, f"{told} ({attempt} requests)", fault, round(now - begin, 4), prompt), sent, now)
-
-    def _quiet(self, attempt: int, headers: dict[str, str], stop: threading.Event) -> None:
-        "Waits after a failure; where the server asks for patience, all requests wait."
-        wait = retry_wait(attempt, headers, self.backoff, self.max_wait)
-        if "retry-after" in headers:
-            with self._lock:
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-        if attempt <= self.retries:
-            # not all at the same moment
-            stop.wait(wait * (1 + time.monotonic_ns() % 1000 / 4000))
-
-    def _key(self) -> str | None:
-        "The key, if there is one. Raises `ValueError`, which does not show it, for one that no request can carry."
-        key = os.environ.get(self.key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"the key in {self.key_env} holds characters that no request can carry; set it again")
-        return key or None
-
-    def _hide(self, text: str) -> str:
-        return hide_key(text, self._key() or "", f"<{self.key_env}>")
-
-    def _warn(self) -> None:
-        "Says once that a key goes over the network as it is."
-        if self._warned or not self._key() or urlsplit(self.url).scheme == "https" or _is_here(self.url):
-            return
-        self._warned, host = True, urlsplit(self.url).hostname
-        remedy = f"Use https, or a tunnel (ssh -L 8000:127.0.0.1:8000 {host}); unset {self.key_env} if that server needs no key"
-        warnings.warn(f"the key in {self.key_env} goes to {host} over plain http, where others can read it. {remedy}", stacklevel=2)
-
 # %% ../nbs/46_backends.ipynb #4d71f863
 def _httpx() -> Any:
     try:
@@ -613,8 +731,8 @@ def _client(url: str, concurrency: int) -> Any:
     return httpx.Client(limits=limits, trust_env=not _is_here(url), cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])))
 
 # %% ../nbs/46_backends.ipynb #29a2653e
-def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float) -> tuple[int, dict[str, str], bytes]:
-    "Status, headers and body of an answer. Raises httpx's `RequestError` where it is not there in time, whatever drips, or too long, and `ValueError` where it is packed."
+def _post(client: Any, url: str, content: bytes | None, key: str | None, timeout: float) -> tuple[int, dict[str, str], bytes]:
+    "Status, headers and body of an answer; without content, nothing is posted, only fetched. Raises httpx's `RequestError` where it is not there in time, whatever drips, or too long, and `ValueError` where it is packed."
     httpx, late, sockets, body = _httpx(), threading.Event(), [], bytearray()
 
     def cut() -> None:
@@ -634,7 +752,7 @@ def _post(client: Any, url: str, content: bytes, key: str | None, timeout: float
     ask = {"content": content, "headers": headers, "timeout": httpx.Timeout(timeout, connect=timeout / 2), "extensions": {"trace": opened}}
     (watch := threading.Timer(timeout, cut)).start()
     try:
-        with client.stream("POST", url, **ask) as response:
+        with client.stream("GET" if content is None else "POST", url, **ask) as response:
             packing = (response.headers.get("content-encoding") or "identity").lower()
             for part in response.iter_raw() if packing == "identity" else ():
                 body += part

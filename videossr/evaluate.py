@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +23,32 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .backends import Backend, LocalBackend, Reply
-from .files import read_json
+from .backends import Backend, LocalBackend, Reply, fingerprint, policy_print
+from .files import json_value, read_json
 from .folders import write_whole
 from .policy import Policy, check_parse, generate_answers
-from .records import FEW, Journal, Record, compare, count_videos, few_mark, few_note, make_record, read_records, sample_id, score
+from .records import FEW, Journal, Record, agree, compare, count_videos, differences, few_mark, few_note, make_record, read_records, sample_id, score, write_records
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
 from .tables import Markup, markdown_text, text_table
 from .tasks import Sample
 from .video import VideoError
 
 # %% auto #0
-__all__ = ['FunctionBackend', 'by_clip', 'evaluate', 'beside_players', 'peak_rss_gb', 'results', 'write_results', 'read_results',
-           'results_table', 'read_runs']
+__all__ = ['FunctionBackend', 'by_clip', 'aside_of', 'set_aside', 'asked_again', 'evaluate', 'beside_players', 'peak_rss_gb',
+           'results', 'write_results', 'read_results', 'results_table', 'read_runs']
 
 # %% ../nbs/52_evaluate.ipynb #dc64e136
+def _function_print(function: Callable) -> str:
+    "Fingerprint of a function. What it refers to outside of itself is not looked at."
+    if isinstance(function, partial):
+        given = re.sub(" at 0x[0-9a-f]+", "", repr((function.args, sorted(function.keywords.items()))))
+        return fingerprint([_function_print(function.func), given])
+    code = getattr(function if hasattr(function, "__code__") else type(function).__call__, "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    inside = [code.co_code.hex(), code.co_names, [one for one in code.co_consts if not hasattr(one, "co_code")]] if code else []
+    return fingerprint([function.__module__, name, repr(inside)])
+
+# %% ../nbs/52_evaluate.ipynb #0aa2bc88
 @dataclass
 class FunctionBackend:
     "A function that answers batches of samples, as `generate_answers` does."
@@ -41,6 +56,11 @@ class FunctionBackend:
     answer: Callable[..., list[list[str]]]
     batch_size: int = 8
     max_new_tokens: int = 32
+
+    def made(self) -> dict[str, Any]:
+        "What makes the answers: the policy, where it is one, and the function, by its name, its code and, of a `partial`, its arguments."
+        about = policy_print(self.policy) if isinstance(self.policy, Policy) else {"model": ""}
+        return {**about, "answer": _function_print(self.answer), "max_new_tokens": self.max_new_tokens}
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Reply]]:
         "Asks all samples, in their order."
@@ -71,25 +91,91 @@ def by_clip(
         groups.setdefault(json.dumps([sample.video, sample.recipe.get("read")], sort_keys=True), []).append(number)
     return [number for group in groups.values() for number in group]
 
+# %% ../nbs/52_evaluate.ipynb #3e84e3db
+def aside_of(
+    path: str | Path,  # a file of records
+) -> Path:  # which need not be there
+    "Where answers lie that something else made than what answers now."
+    return Path(path).parent / "set_aside" / Path(path).name
 
-def _known(path: Path, name: str, parse: str) -> dict[str, Record]:
-    "The records that a file already holds for a policy, by sample id."
+
+def _is_stale(record: Record, name: str, made: Mapping[str, Any], asked: Sequence[str] | None) -> bool:
+    "Whether a record stands under a name that now belongs to something else; an answer to a question that is asked must be of this very making."
+    same = record.made == made if asked is None or record.id in asked else agree(record.made, made)
+    return record.name == name and not same
+
+
+def _set_aside(journal: Journal, name: str, made: Mapping[str, Any], asked: Sequence[str] | None) -> tuple[Counter, int]:
+    "Takes stale records out of a file and puts back those of this making that were set aside; the reasons and how many, and how many came back."
+    rows, place = read_records(journal.path), aside_of(journal.path)
+    aside = read_records(place) if place.exists() else []
+    stale = [row for row in rows if _is_stale(row, name, made, asked)]
+    kept = [row for row in rows if not _is_stale(row, name, made, asked)]
+    known = {row.id for row in kept if row.name == name}
+    back = {row.id: row for row in aside if row.name == name and row.made == made and row.id not in known}
+    if stale:  # written there before it is taken out here
+        write_records({(row.name, row.id, fingerprint(row.made)): row for row in [*aside, *stale]}.values(), place)
+    if stale or back:
+        journal.rewrite([*kept, *back.values()])
+    return Counter("; ".join(differences(row.made, made)) for row in stale), len(back)
+
+# %% ../nbs/52_evaluate.ipynb #a14492ad
+def set_aside(
+    path: str | Path,  # a file of records, which need not be there
+    name: str,  # of the policy
+    made: Mapping[str, Any],  # from `Backend.made`
+    asked: Sequence[str] | None = None,  # ids of the samples that will be asked; None: any
+) -> Counter:  # what is not the same -> answers
+    "Sees to it that a file holds no answer under a name that something else made. What is set aside is told by a warning."
+    if not Path(path).exists():
+        return Counter()
+    with Journal(path) as journal:
+        told, n_back = _set_aside(journal, name, made, None if asked is None else set(asked))
+    if told:
+        reasons = ", ".join(f"{count}: {reason}" for reason, count in told.items())
+        warnings.warn(f"{path}: {told.total()} answers of {name!r} were made otherwise ({reasons}): set aside in {aside_of(path)}; {n_back} of this making are back from there, the others are asked", stacklevel=3)
+    return told
+
+
+def asked_again(
+    path: str | Path,  # a file of records
+) -> list[dict[str, Any]]:  # name, model, differs, set_aside, answered
+    "What was set aside, one row a making: how it differs from what answers now, and to how many of its questions there is an answer again."
+    place = aside_of(path)
+    now = {(row.name, row.id): row for row in read_records(path)} if Path(path).exists() else {}
+    makings: dict[tuple[str, str], list[Record]] = {}
+    for row in read_records(place) if place.exists() else []:
+        makings.setdefault((row.name, fingerprint(row.made)), []).append(row)
+    rows = []
+    for (name, _), mine in makings.items():
+        again = [now[name, row.id] for row in mine if (name, row.id) in now and now[name, row.id].made != row.made]
+        differs = "; ".join(dict.fromkeys(told for new in again for told in differences(mine[0].made, new.made)))
+        if again or not any((name, row.id) in now for row in mine):  # else they are back in their place
+            rows.append({"name": name, "model": str((mine[0].made or {}).get("model", "not told")), "differs": differs, "set_aside": len(mine), "answered": len(again)})
+    return rows
+
+# %% ../nbs/52_evaluate.ipynb #6420ff86
+def _known(path: Path, name: str, parse: str, made: Mapping[str, Any]) -> dict[str, Record]:
+    "The records of this making that a file already holds for a policy, by sample id."
     if not path.exists():
         return {}
-    known = {record.id: record for record in read_records(path) if record.name == name}
+    known = {record.id: record for record in read_records(path) if record.name == name and record.made == made}
     other = {record.parse for record in known.values()} - {parse}
     if other:
         raise ValueError(f"{path} holds records read with parse={other.pop()!r}; to read with {parse!r}, give another path")
     return known
 
 
-def _prepare(path: Path, name: str, parse: str, resume: bool, again: bool) -> None:
+def _prepare(path: Path, ids: Sequence[str], fields: Mapping[str, Any], resume: bool, again: bool) -> None:
     "Takes out of the file what shall be asked again, while nobody else writes to it."
+    name, parse, made = (fields[key] for key in ("name", "parse", "made"))
     with Journal(path) as journal:
         if not resume:
             journal.rewrite([])
         _join(path, journal, keep=resume)
-        failed = {key for key, record in _known(path, name, parse).items() if record.error} if again else set()
+    set_aside(path, name, made, ids)
+    with Journal(path) as journal:
+        failed = {key for key, record in _known(path, name, parse, made).items() if record.error} if again else set()
         if failed:
             journal.rewrite([record for record in read_records(path) if record.name != name or record.id not in failed])
 
@@ -125,29 +211,38 @@ def _join(path: Path, journal: Journal, keep: bool = True) -> None:
         for part in parts:
             others.enter_context(Journal(part))  # nobody writes to it any more
         if keep:
-            journal.rewrite({(record.name, record.id): record for part in [path, *parts] for record in read_records(part)}.values())
+            journal.rewrite({(record.name, record.id, fingerprint(record.made)): record for part in [path, *parts] for record in read_records(part)}.values())
     for part in parts:
         part.unlink()
 
 # %% ../nbs/52_evaluate.ipynb #12ada98a
-def _joined(path: Path, name: str, parse: str, world: Any) -> dict[str, Record]:
+def _agreed(made: dict[str, Any], world: Any) -> dict[str, Any]:
+    "What the first process says of its backend, for all: each has the same, but a sharded model is a part of it everywhere."
+    if world is None:
+        return made
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([made])[0]
+
+
+def _joined(path: Path, fields: Mapping[str, Any], world: Any) -> dict[str, Record]:
     "All records, once every process has written its own."
     _wait(world)
     if world.is_main_process:
         with Journal(path) as journal:
             _join(path, journal)
     _wait(world)
-    return _known(path, name, parse)
+    return _known(path, *(fields[key] for key in ("name", "parse", "made")))
 
 
 def _ask(backend: Backend, samples: Sequence[Sample], path: Path, found: dict[str, Record], fields: Mapping[str, Any], bar: tqdm) -> None:
     "Asks samples and writes each record as soon as it is known."
     with Journal(path) as journal:
         # what another run may have written before this one had the file
-        found |= _known(path, fields["name"], fields["parse"])
+        found |= _known(path, *(fields[key] for key in ("name", "parse", "made")))
         samples = [sample for sample in samples if sample_id(sample) not in found]
         for number, reply in backend.answers(samples):
-            more = {"seconds": reply.seconds, "error": reply.error, "fault": reply.fault, "prompt": reply.prompt}
+            more = {"seconds": reply.seconds, "error": reply.error, "fault": reply.fault, "prompt": reply.prompt, "ended": reply.ended}
             record = make_record(samples[number], reply.text, **fields, **more, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
             journal.write(record)
             found[record.id] = record
@@ -163,31 +258,34 @@ def evaluate(
     batch_size: int = 8,  # samples asked together; of a policy, not of a backend
     parse: str = "paper",  # how to read replies: "paper" or "lenient"
     max_new_tokens: int = 32,  # longest reply; of a policy, not of a backend
-    resume: bool = True,  # keep the records that the file already holds; False starts anew
+    resume: bool = True,  # keep the records of this very making that the file already holds; False starts anew
     retry_failed: bool = False,  # ask again where the file holds an error
     grade: Callable[[Sample, str], Mapping[str, Any]] | None = None,  # reads and scores a reply, see `make_record`; None: the task's reward
     together: bool = False,  # share the questions among the processes of `accelerate launch`, all of which must call this
     progress: bool = True,  # a progress bar
     answer: Callable[..., list[list[str]]] = generate_answers,  # anything else that answers like it
 ) -> list[Record]:  # in the order of the samples
-    "Greedy answers to all samples, as records on disk. As in the VideoSSR paper: no sampling, direct answers."
+    "Greedy answers to all samples, as records on disk; what another model or other settings answered under this name is set aside. As in the VideoSSR paper: no sampling, direct answers."
     path, world = Path(path), _world() if together else None
     dials = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     local = LocalBackend(policy, **dials) if answer is generate_answers else FunctionBackend(policy, answer, **dials)
     backend = policy if hasattr(policy, "answers") else local
     if grade is None and isinstance(backend, LocalBackend):
         check_parse(backend.policy, parse)
+    if not hasattr(backend, "made"):
+        raise TypeError(f"{type(backend).__name__} does not say by made() what makes its answers, so that nobody could tell them from others; see videossr.backends.Backend")
+    fields = {"name": name, "parse": parse, "grade": grade, "made": _agreed(json_value(json.dumps(backend.made())), world)}
     if world is None or world.is_main_process:
-        _prepare(path, name, parse, resume, retry_failed)
+        _prepare(path, [sample_id(sample) for sample in samples], fields, resume, retry_failed)
     _wait(world)
-    found = _known(path, name, parse)
+    found = _known(path, name, parse, fields["made"])
     todo = [samples[number] for number in by_clip(samples) if sample_id(samples[number]) not in found]
     own, mine = _share(path, todo, world)
     old = len(samples) - len(todo)
     with tqdm(total=old + len(mine), initial=old, desc=name, disable=not progress) as bar:
-        _ask(backend, mine, own, found, {"name": name, "parse": parse, "grade": grade}, bar)
+        _ask(backend, mine, own, found, fields, bar)
     if world is not None:
-        found = _joined(path, name, parse, world)
+        found = _joined(path, fields, world)
     return [found[sample_id(sample)] for sample in samples]
 
 # %% ../nbs/52_evaluate.ipynb #41270678
@@ -321,10 +419,21 @@ def results_table(
     return "\n\n".join(filter(None, [text_table(heads, rows), few_note(counts)]))
 
 # %% ../nbs/52_evaluate.ipynb #5378d5e6
+def _check_making(file: Path, name: str, records: Sequence[Record]) -> None:
+    "Raises `ValueError` where records are not of one making, and warns where they do not say."
+    makings = list({fingerprint(record.made): record.made for record in records}.values())
+    for one, other in zip(makings, makings[1:], strict=False):
+        if not agree(one, other):
+            raise ValueError(f"{file}: the answers under the name {name!r} are not of one making ({'; '.join(differences(one, other))}); ask again with evaluate, or give each its name")
+    if makings == [None]:
+        warnings.warn(f"{file}: nobody can tell which model and settings answered as {name!r}, since these records do not say", stacklevel=3)
+
+
 def read_runs(
     places: Sequence[str | Path],  # files of records, or folders with `records/*.jsonl`
 ) -> dict[str, list[Record]]:  # name -> records
-    "Records of finished runs by name; the same name in two places gets its place added. Raises `FileNotFoundError`."
+    """Records of finished runs by name; the same name in two places gets its place added. Raises `FileNotFoundError`, and `ValueError` for
+    a name under which more than one model, or one model with several settings, has answered."""
     runs: dict[str, list[Record]] = {}
     for place in map(Path, places):
         files = sorted((place / "records").glob("*.jsonl")) if place.is_dir() else [place]
@@ -335,4 +444,5 @@ def read_runs(
             for name in dict.fromkeys(record.name for record in records):
                 shown = name if name not in runs else f"{name} ({place.name})"
                 runs[shown] = [record for record in records if record.name == name]
+                _check_making(file, name, runs[shown])
     return runs

@@ -9,7 +9,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,10 +26,10 @@ from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
 # %% auto #0
-__all__ = ['LONGEST', 'FEW', 'COVERAGE', 'sample_id', 'Record', 'make_record', 'rescore', 'read_records', 'write_records',
-           'lock_file', 'Journal', 'metric_interval', 'clustered_interval', 'few_mark', 'few_note', 'score',
-           'count_videos', 'denominators', 'paired', 'compare', 'sign_flip', 'least_p', 'p_note', 'p_values',
-           'seed_interval']
+__all__ = ['LONGEST', 'ADVICE', 'FEW', 'COVERAGE', 'sample_id', 'Record', 'make_record', 'differences', 'agree', 'count_ends',
+           'ends_note', 'rescore', 'read_records', 'write_records', 'lock_file', 'Journal', 'metric_interval',
+           'clustered_interval', 'few_mark', 'few_note', 'score', 'count_videos', 'denominators', 'paired', 'compare',
+           'sign_flip', 'least_p', 'p_note', 'p_values', 'seed_interval']
 
 # %% ../nbs/45_records.ipynb #73d67bb7
 def sample_id(
@@ -67,6 +69,8 @@ class Record:
     tokens_in: int = 0  # tokens of the prompt; 0: not told
     tokens_out: int = 0  # tokens of the reply; 0: not told
     group: str = ""  # name of the source that this video shares with others; empty: it shares none
+    made: dict[str, Any] | None = None  # what made the reply, as `Backend.made` tells it: model and settings; None: not told
+    ended: str = ""  # how the reply ended: "stop"; "length" at the token limit; "thought": empty beside a thought; empty: not told
 
     @property
     def cluster(self) -> str:
@@ -74,8 +78,8 @@ class Record:
         return self.group or self.video
 
     def to_json(self) -> str:
-        "One line of JSON; a record without a group does not mention it."
-        values = {name: value for name, value in asdict(self).items() if value or name != "group"}
+        "One line of JSON; a record without a group, or that does not know what made it or how it ended, does not mention it."
+        values = {name: value for name, value in asdict(self).items() if value or name not in ("group", "made", "ended")}
         text = json.dumps(values, ensure_ascii=False)
         # a file name that is not Unicode can only be written escaped
         return text if _encodes(text) else json.dumps(values)
@@ -87,6 +91,8 @@ class Record:
             record = cls(**json_value(text))
             if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in (record.smooth, record.strict)):
                 raise TypeError(f"scores are numbers from 0 to 1, not {record.smooth!r:.80} and {record.strict!r:.80}")
+            if not isinstance(record.made, (dict, type(None))) or not isinstance(record.ended, str):
+                raise TypeError("made is an object, and ended a text")
             return record
         except TextError as error:
             raise ValueError(f"not a record: {error}") from error
@@ -103,7 +109,7 @@ def make_record(
     seconds: float = 0.0,  # spent on this answer
     error: str = "",  # why there is no reply
     grade: Callable[[Sample, str], Mapping[str, Any]] | None = None,  # sample, reply -> parsed, said, smooth, strict; None: the task's reward
-    **more: Any,  # further fields of `Record`: fault, prompt, tokens_in, tokens_out
+    **more: Any,  # further fields of `Record`: fault, prompt, tokens_in, tokens_out, made, ended
 ) -> Record:
     "Scores one reply. No reply, or one that cannot be read, scores 0."
     about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer, "group": sample.group or ""}
@@ -128,6 +134,58 @@ def _scored(record: Record, parse: str) -> Record:
     said = parse_reply(record.task, text, record.answer, parse=parse)
     said = list(said) if isinstance(said, tuple) else said
     return replace(record, parse=parse, parsed=said is not None, said=said, smooth=smooth, strict=strict)
+
+# %% ../nbs/45_records.ipynb #7e7782e4
+def differences(
+    before: Mapping[str, Any] | None,  # `Record.made`
+    now: Mapping[str, Any] | None,  # another
+) -> list[str]:  # none where they are equal
+    "What is not the same about two makings, in words."
+    if before is None or now is None:
+        return [] if before == now else ["what made them is not told"]
+    told = []
+    for name in sorted({*before, *now}):
+        pair = [made.get(name) for made in (before, now)]
+        if pair[0] != pair[1]:
+            prints = all(value is None or re.fullmatch("[0-9a-f]{16}", str(value)) for value in pair)
+            told.append(name if prints else f"{name} {pair[0]!s:.60}, now {pair[1]!s:.60}")
+    return told
+
+
+def agree(
+    before: Mapping[str, Any] | None,  # `Record.made`
+    now: Mapping[str, Any] | None,  # another
+) -> bool:
+    "Whether two makings can be of one model with one setting of each: whatever both of them tell is equal."
+    if before is None or now is None:
+        return before == now
+    return all(before[name] == now[name] for name in before.keys() & now.keys())
+
+# %% ../nbs/45_records.ipynb #10d34e37
+ADVICE = {  # `Record.ended` -> what it means and what to do
+    "length": "cut off at the token limit: raise max_new_tokens, or let the model answer without thinking",
+    "thought": "empty, since the server keeps the thought apart and no answer came after it: raise max_new_tokens, turn thinking off, or start the server without its reasoning parser",
+}
+
+
+def count_ends(
+    records: Iterable[Record],
+) -> dict[str, int]:  # "length" and "thought" -> replies, where there are any
+    "How many replies ended before they were an answer."
+    counts = Counter(record.ended for record in records)
+    return {end: counts[end] for end in ADVICE if counts[end]}
+
+
+def ends_note(
+    runs: Mapping[str, Mapping[str, int]],  # name -> as `count_ends`
+    form: str = "{count} of {name}",  # of one run
+) -> str:  # empty where all replies ended by themselves
+    "A line below a table: the replies that were cut off, run by run, and what to do."
+    notes = []
+    for end, advice in ADVICE.items():
+        cut = [form.format(count=counts[end], name=name) for name, counts in runs.items() if counts.get(end)]
+        notes += [f"Replies {advice} ({', '.join(cut)})."] if cut else []
+    return " ".join(notes)
 
 # %% ../nbs/45_records.ipynb #e3145b41
 def rescore(

@@ -25,7 +25,7 @@ from .backends import Budget
 from .data import find_groups, find_videos, known_groups
 from .files import json_value, read_json, read_json_lines, read_lines, read_text, shown_name
 from .folders import write_whole
-from .records import Record, few_mark, few_note, metric_interval, p_note, paired, sign_flip
+from .records import Record, count_ends, ends_note, few_mark, few_note, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
@@ -611,7 +611,7 @@ def viubench_details(
     *,
     form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
 ) -> str:
-    "A line for each type, task and ability, with 95 % intervals clustered by video; types beyond the paper's have their own."
+    "A line for each type, task and ability, with 95 % intervals clustered by video; types beyond the paper's have their own. The last counts replies that were cut off or empty, if any."
     scores = {name: viubench_intervals(records) for name, records in runs.items()}
     names, guessed = list(runs), random_guess()
     gains = compare_viubench(runs[names[0]], runs[names[-1]]) if len(names) > 1 else {}
@@ -627,7 +627,10 @@ def viubench_details(
         row = [_title(key), counted, f"{guessed[key]:.1f}" if key in guessed else "", *("" if floors[name].get(key) is None else f"{floors[name][key]:.1f}" for name in beside)]
         row += [cell(one.get(key)) for one in scores.values()]
         rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
-    notes = few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
+    ends = {name: count_ends(records) for name, records in runs.items()}
+    if any(ends.values()):
+        rows.append(["replies cut off or empty", *[""] * (2 + len(beside)), *(f"{sum(ends[name].values())} of {len(runs[name])}" for name in names), *(["", ""] if gains else [])])
+    notes = ends_note(ends), few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
     return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../nbs/50_viubench.ipynb #2a3d9d3b

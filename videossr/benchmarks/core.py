@@ -29,7 +29,7 @@ from ..backends import Budget
 from ..demo import demo_videos
 from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
 from ..folders import check_links
-from ..records import Record, metric_interval, sample_id
+from ..records import Record, count_ends, metric_interval, sample_id
 from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, temporal_iou
 from ..tables import markdown_text
 from ..tasks import Sample
@@ -744,7 +744,7 @@ def _sums(items: Sequence[Item], grades: Sequence[float], metrics: Mapping[str, 
 def score_benchmark(
     questions: Questions,
     records: Sequence[Record],  # one an item, in their order
-) -> dict[str, Any]:  # items, begin_alike (how many items the paper's rule could not tell), faults, scores, intervals, groups
+) -> dict[str, Any]:  # items, begin_alike (how many items the paper's rule could not tell), faults, ends (as `count_ends`), scores, intervals, groups
     "All scorers with all denominators, x 100, the first metric's interval, and every breakdown by it. Failures count as 0 in `all`."
     if len(records) != len(questions):
         raise ValueError(f"{len(questions)} items, and {len(records)} records")
@@ -762,7 +762,7 @@ def score_benchmark(
                 line = found["groups"].setdefault(breakdown, {}).setdefault(part, {"n": len(mine)})
                 line[name] = 100 * next(iter(scorer.metrics.values()))([items[row] for row in mine], [values[row] for row in mine])
     faults = Counter(record.fault or "reply" for record in records if record.error)
-    return {"items": len(items), "begin_alike": sum(map(begin_alike, items)), "faults": dict(faults), **found}
+    return {"items": len(items), "begin_alike": sum(map(begin_alike, items)), "faults": dict(faults), "ends": count_ends(records), **found}
 
 
 def _parts(items: Sequence[Item]) -> dict[str, dict[str, list[int]]]:

@@ -129,7 +129,8 @@ mvbench = register_benchmark(Benchmark(
     {"paper": PAPER_CHOICE, "official": Scorer(first_word, holds_letter), "lenient": LENIENT_CHOICE},
     {"paper": paper_choice, "official": mvbench_prompt}, {"videos": ("whole", "cut")}, ("video", "", "videos"), _mvbench_facts,
     ("The paper does not name a subset: all 20 tasks are asked.", "`videos` is `cut` for files of the branch `video`, whose parts are cut out already.",
-     "Questions and videos were edited over the years: note the revision that you downloaded."),
+     "Questions and videos were edited over the years: note the revision that you downloaded.",
+     "The official script takes an empty reply for right, since nothing is part of every option; `official` does not: it cannot be read."),
 ))  # fmt: skip
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #550fcc04
@@ -158,20 +159,27 @@ def _read_tempcompass(source: Source) -> Iterator[Item]:
         yield from source.items(path, flat, lambda _, row, kind=kind: _tempcompass_item(kind, *row))
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #b58939f4
+def _caption_said(text: str, item: Item) -> str | None:
+    "The official rule for captions: the whole line, its sentence, also behind `) `, or its label, with or without `Caption`; of several the label."
+    behind, said = text.split(") ")[1] if ") " in text else None, {}
+    for label, option in zip(item.labels, item.options, strict=True):
+        line, mark = f"{label}: {option}", re.sub("Sentence |Option |Caption ", "", label)
+        forms = ((line == text), line.split(": ")[1] in (text, behind), not {label, mark}.isdisjoint((text, text.replace(".", ""))))
+        said |= {kind: label for kind, found in enumerate(forms) if found}
+    return said[max(said)] if said else None
+
+
 def read_tempcompass(
     reply: str,
     item: Item,
 ) -> str | None:  # a label; None is what the official script sends to a judge, or counts wrong
-    "The official rules without the judge: whole lines, letters, the beginning yes or no."
+    "The official rules without the judge: letters, the beginning yes or no, and of captions what `_caption_said` says."
     kind, text = item.groups["kind"][0], reply.strip()
     if kind == "yes_no":
         return next((label for label in item.labels if text.lower().startswith(label)), None)
-    for label, option in zip(item.labels, item.options, strict=True):
-        if kind == "multi-choice" and (text == label or re.match(rf"{label}[.)]", text)):
-            return label
-        if kind == "caption_matching" and text.rstrip(".") in {form.rstrip(".") for form in (label, option, f"{label}: {option}")}:
-            return label
-    return None
+    if kind == "caption_matching":
+        return _caption_said(text, item)
+    return next((label for label in item.labels if text == label or re.match(rf"{label}[.)]", text)), None)
 
 
 def paper_tempcompass(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,37 +33,46 @@ from ..files import read_text
 from ..rewards import answer_of, parse_interval
 
 # %% auto #0
-__all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'LENIENT_GROUNDING', 'QV_METRICS', 'any_range', 'one_range', 'lengths_of',
-           'mean_ap', 'official_charades']
+__all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'LENIENT_GROUNDING', 'QV_METRICS', 'charades_range', 'lmms_range',
+           'one_range', 'lengths_of', 'mean_ap', 'official_charades']
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #2a6dcdd0
-_TIME = r"(?<!\d)(\d+(?::\d+){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)"
-_UNIT = r"\s*(?:(?:s|secs?|seconds?|seonds)\b\.?)?\s*"
-_RANGE = re.compile(rf"{_TIME}{_UNIT}(?:-|\u2010|\u2011|\u2012|\u2013|\u2014|\bto\b|\buntil\b){_UNIT}{_TIME}", re.IGNORECASE)
-_BETWEEN = re.compile(rf"\bbetween\s+{_TIME}{_UNIT}\band\b{_UNIT}{_TIME}", re.IGNORECASE)
-_NAMED = re.compile(rf"\bstart\w*\b[^\d]*?{_TIME}.*?\bend\w*\b[^\d]*?{_TIME}", re.IGNORECASE | re.DOTALL)
+_NUMBER = r"\d+(?:\.\d+)?"
+_HYPHEN = re.compile(r"(?<!\d)(\d+\.*\d*)\s*-\s*(\d+\.*\d*)")
+_DASH = re.compile(rf"(?<!\d)({_NUMBER})\s*[\u2013-]\s*({_NUMBER})")
+_UNIT = re.compile(rf"(?<!\d)({_NUMBER})\s*s?\s*[\u2013-]\s*({_NUMBER})")
 
 
-def _seconds(
-    time: str,  # "24.3", "0:24" or "1:02:03.5"
-) -> float:
-    "A time in seconds."
-    total = 0.0
-    for part in time.split(":"):
-        total = 60 * total + float(part)
-    return total
+def _spoken(reply: str) -> tuple[str, list[str], list[str]]:
+    "A reply as the script has it, its lines that speak of a start, an end or a happening, and the first numbers of the first two of them that have one."
+    text = (answer_of(reply) or "").lower().replace("a specific example is : 20.8 - 30.0 seconds", "").replace("to", "-")
+    lines = [line for line in re.split(r"[!?\n]", text) if any(word in line for word in ("start", "end", "happen"))]
+    lone = [found[0] for line in lines if (found := re.search(rf"\b{_NUMBER}\b", line))]
+    return text, lines, lone[:2] if len(lone) > 1 else []
 
 
-def any_range(
+def charades_range(
     reply: str,
     item: Item,
-) -> list[float] | None:  # start, end in seconds
-    "The first interval of a reply in any usual form: hyphen, dash or \"to\", with or without units, mm:ss; else a named start and end."
-    text = answer_of(reply) or ""
-    found = _RANGE.search(text) or _BETWEEN.search(text) or _NAMED.search(text)
-    return finite(_seconds(time) for time in found.groups()) if found else None
+) -> list[float] | None:  # start, end in seconds, in order
+    "The rule of Charades-STA's script: the first `number - number` or `number to number`; else the first numbers of two lines that speak of a start, an end or a happening."
+    text, _, lone = _spoken(reply)
+    found = _HYPHEN.search(text)
+    with suppress(ValueError):  # "1..5"
+        return finite(map(float, found.groups() if found else lone)) or None
+    return None
 
 
+def lmms_range(
+    reply: str,
+    item: Item,
+) -> list[float] | None:  # start, end in seconds, in order
+    "As lmms-eval has that rule since 0.6: of such lines alone, also with a longer dash and, where nothing else is found, with a unit before it."
+    _, lines, lone = _spoken(reply)
+    near, far = (next(filter(None, map(pattern.search, lines)), None) for pattern in (_DASH, _UNIT))
+    return finite(map(float, near.groups() if near else lone or (far.groups() if far else ()))) or None
+
+# %% ../../nbs/55_benchmarks/03_grounding.ipynb #60d338ea
 def one_range(
     reply: str,
     item: Item,
@@ -73,7 +83,7 @@ def one_range(
 
 
 PAPER_GROUNDING = Scorer(first_range, best_tiou, GROUNDING_METRICS)
-OFFICIAL_GROUNDING = Scorer(any_range, best_tiou, GROUNDING_METRICS)
+OFFICIAL_GROUNDING = Scorer(charades_range, best_tiou, GROUNDING_METRICS)
 LENIENT_GROUNDING = Scorer(one_range, best_tiou, GROUNDING_METRICS)
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #e4ec10e0
@@ -151,7 +161,7 @@ register_benchmark(
         layout="highlight_val_release.jsonl, and videos/<vid>.mp4, already cut to about 150 s.",
         read=_read_qvhighlights,
         example=_example_qvhighlights,
-        scorers={"paper": PAPER_GROUNDING, "official": Scorer(any_range, best_tiou, QV_METRICS), "lenient": Scorer(one_range, best_tiou, QV_METRICS)},
+        scorers={"paper": PAPER_GROUNDING, "official": Scorer(charades_range, best_tiou, QV_METRICS), "lenient": Scorer(one_range, best_tiou, QV_METRICS)},
         prompts={"paper": paper_grounding},
         settings={"windows": ("best", "first", "single", "each")},
         folders=("videos", ""),
@@ -230,7 +240,7 @@ register_benchmark(
         facts=lambda settings: {"val_1": {"items": 17505, "videos": 4917}, "val_2": {"items": 17031, "videos": 4885}}[settings["file"]],
         notes=(
             "The paper says \"validation\" and not which file: val_1 is the literal reading, and an assumption; val_2 is what most papers test on.",
-            "There is no official prompt or reader of replies; the official scorer is the tolerant reader of Charades-STA.",
+            "There is no official prompt or reader of replies; `official` is the rule of Charades-STA's script.",
             "Ends behind the video's end are cut to it.",
             "Several hundred of the videos are no longer to be had. Some captions refer to the ones before them.",
         ),
@@ -290,7 +300,7 @@ register_benchmark(
         layout="charades_sta_test.txt, charades.json with durations where you have it, and Charades_v1_480/<video id>.mp4.",
         read=_read_charades,
         example=_example_charades,
-        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING},
+        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING, "lmms-eval": Scorer(lmms_range, best_tiou, GROUNDING_METRICS)},
         prompts={"paper": paper_grounding, "official": official_charades},
         folders=("Charades_v1_480", "videos", ""),
         facts=lambda settings: {"items": 3720, "videos": 1334},
@@ -343,7 +353,7 @@ register_benchmark(
         notes=(
             "The paper does not name the split; `split=test` is an assumption. Older releases count 4083 in test and 4589 in val.",
             "567 rows of test repeat others in every field; official counts keep them. Five ends lie behind the last frame, and are left there.",
-            "There is no official prompt or reader of replies; the official scorer is the tolerant reader of Charades-STA.",
+            "There is no official prompt or reader of replies; `official` is the rule of Charades-STA's script.",
         ),
     )
 )

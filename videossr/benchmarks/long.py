@@ -107,12 +107,11 @@ def _read_lvbench(source: Source) -> Iterator[Item]:
 def bracketed_letter(
     reply: str,
     item: Item,
-) -> str | None:  # a letter
-    "LVBench's cleaning: up to the closing bracket, then the first letter after the opening one."
-    inside = reply.split(")")[0]
-    inside = inside.rpartition("(")[2] if "(" in inside else inside
-    found = re.search(r"[A-Za-z]", inside)
-    return found[0].upper() if found else None
+) -> str | None:  # a character, as it is: a small letter or a star is wrong
+    "LVBench's cleaning: up to the first closing bracket, from the first opening one, and of that the first character."
+    inside = reply.strip().split(")")[0]
+    inside = inside.split("(")[1] if "(" in inside else inside
+    return inside.strip()[:1] or None
 
 # %% ../../nbs/55_benchmarks/02_long.ipynb #c249cdd3
 def _lvbench_example(folder: Path, video: Callable[[str], None]) -> None:

@@ -147,17 +147,19 @@ def read_mmmu(
     reply: str,
     item: Item,
 ) -> str | None:  # a label
-    "The official rule: a letter in brackets, else one that stands alone, else an option's own words; of several, the last."
-    text = reply.strip().strip(",.!?;:'")
-    label = "|".join(item.labels)
-    for pattern in (rf"\(({label})\)", rf"(?<!\w)({label})(?!\w)"):
-        if found := re.findall(pattern, text):
-            return found[-1]
-    if len(text.split()) <= 5:
-        return None
-    places = {own: text.casefold().rfind(option.casefold()) for own, option in zip(item.labels, item.options, strict=False) if option}
+    "The official rule, as of lmms-eval 0.3 to 0.7: `A.` or `A:` anywhere, else `(A)`, else `A` before a blank, else an option's own words in a reply of more than five; of several, the last."
+    text = reply
+    for sign in ",.!?;:'":
+        text = text.strip(sign)
+    text = f" {text} "
+    for forms in (("{}.", "{}:"), ("({})",), ("{} ",)):
+        if found := [own for form in forms for own in item.labels if form.format(own) in text]:
+            first = next(form for form in forms if any(form.format(own) in text for own in found))
+            last = " {} " if first == "{} " else first  # how the script looks for the last one
+            return max(found, key=lambda own: text.rfind(last.format(own)))
+    places = {own: text.lower().rfind(option.lower()) for own, option in zip(item.labels, item.options, strict=False) if option}
     own = max(places, key=places.get, default=None)
-    return own if own and places[own] >= 0 else None
+    return own if len(text.split()) > 5 and own and places[own] >= 0 else None
 
 # %% ../../nbs/55_benchmarks/04_reasoning.ipynb #3ce19165
 def _example_mmmu(folder: Path, video: Callable[[str], None]) -> None:
@@ -208,6 +210,7 @@ register_benchmark(
             "Of the two rows that only `size=882` has, the options are not in the file; they are asked as they are, and take A to D for labels.",
             "The image of an adaptation question is the end of its video; an even choice of frames may leave it out.",
             "The official script asks rows that are not typed multiple-choice with its prompt for open questions; here they get the other one.",
+            "`official` is the rule of lmms-eval 0.3 to 0.7, the benchmark's own evaluation, which cannot read \"A)\" or \"**A**\"; 0.7.2 has another one. It leaves out empty replies; here they are wrong.",
             "In some rows the options are letters themselves: an answer is always taken as a place.",
         ),
     )

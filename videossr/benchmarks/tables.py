@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .core import BENCHMARKS, DOMAINS, Graded, Questions, benchmark_card, blind_
 from ..evaluate import evaluate
 from ..folders import check_links, file_name, write_whole
 from ..policy import Policy
-from ..records import few_mark, few_note
+from ..records import ends_note, few_mark, few_note
 from ..show import PALETTE, Picture
 from ..tables import text_table
 
@@ -93,11 +94,11 @@ def ask_benchmark(
     budget: Budget,
     prompt: str = "",  # one of the benchmark's prompts; empty: its default
     **more: Any,  # further arguments of `evaluate`
-) -> dict[str, Any]:  # scores, with name and frames
+) -> dict[str, Any]:  # as `score_benchmark`, and what made the answers
     "Asks one benchmark with one budget, goes on where an earlier run stopped, and scores."
     path = Path(folder) / "records" / f"{file_name(questions.benchmark.name)}-{budget.frames}.jsonl"
     records = evaluate(policy, questions.samples(budget, prompt), path, name=name, grade=Graded(questions), **more)
-    return score_benchmark(questions, records)
+    return {**score_benchmark(questions, records), "made": records[0].made}
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #693966e2
 def evaluate_benchmarks(
@@ -141,7 +142,9 @@ def benchmarks_table(
     form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
 ) -> str:
     "A line for each benchmark and budget, by domain, with the published numbers. Raises `ValueError` for an unknown form."
-    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "official", "of those read", "blind", *(f"{model} (paper)" for model in published_scores())]
+    cut = {f"{line['title']} ({frames})": one.get("ends") or {} for line in found.values() for frames, one in line["frames"].items()}
+    ended = ["cut off"] if any(cut.values()) else []  # or empty beside a thought
+    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "official", "of those read", *ended, "blind", *(f"{model} (paper)" for model in published_scores())]
     rows = []
     for name, line in found.items():
         for frames, one in line["frames"].items():
@@ -150,11 +153,14 @@ def benchmarks_table(
             metric = next(key for key in scores["all"] if key != "n")
             mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
             known = [_cell(model.get(name, {}).get(int(frames))) for model in published_scores().values()]
-            rows.append([line["title"], frames, str(one["items"]), metric, *mine, _cell(line["blind"]["best"]), *known])
+            rows.append([line["title"], frames, str(one["items"]), metric, *mine, *(str(sum(cut[f"{line['title']} ({frames})"].values())) for _ in ended), _cell(line["blind"]["best"]), *known])
     budgets = [(line["title"], one) for line in found.values() for one in line["frames"].values()]
     told = dict.fromkeys(f"{one['begin_alike']} of {one['items']} items of {title}" for title, one in budgets if one["begin_alike"])
     alike = f"† The paper's scorer, which reads one letter, cannot tell the options apart: read by the official rule ({', '.join(told)})." if told else ""
-    notes = [few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
+    totals = Counter()
+    for ends in cut.values():
+        totals.update(ends)
+    notes = [ends_note({"": totals}, "{count} in all"), few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
     return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #2e7b18a0

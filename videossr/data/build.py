@@ -722,7 +722,7 @@ def build_dataset(
     workers: int | None = None,  # builders at a time; None: one a core
     time_limit: float | str = "auto",  # seconds that one video may take for one sample; "auto": twice what decoding may take, so more for a large file
     imports: Sequence[str] = (),  # modules that register tasks of your own
-    cluster: str | None = None,  # "ray": as a Ray Data job, on the cluster that Ray is connected to; the folder has to be shared
+    cluster: str | None = None,  # "ray": as tasks of Ray, on the cluster that Ray is connected to; the folder has to be shared
     card: bool = True,  # write README.md with filmstrips at the end
     progress: bool = True,  # a bar with rate, refusals and time left
 ) -> Built:
@@ -757,25 +757,91 @@ def _reported(built: Built) -> Built:
     return built
 
 # %% ../../nbs/30_data/01_build.ipynb #bbce6aee
-def _ray_task(row: dict[str, Any], folder: str, time_limit: float | str, imports: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-    "Makes one shard on a node of the cluster; the row says which."
+def _ray_look(token: str, video: str, size: int, reply: str, patience: float) -> str:
+    "On a node: what is wrong with its folders, or nothing. It should see the file `token` and a video of `size` bytes, and writes the file `reply`."
+    until = time.monotonic() + patience  # folders of a network may be late
+    while not os.path.exists(token) and time.monotonic() < until:
+        time.sleep(0.1)
+    if not os.path.exists(token):
+        return f"does not share the dataset's folder {Path(token).parent.parent}"
+    if not os.path.exists(video) or os.path.getsize(video) != size:
+        return f"does not share the videos: it has no {video}, or another one"
+    try:
+        Path(reply).touch()
+    except OSError as error:
+        return f"cannot write into the dataset's folder: {error}"
+    return ""
+
+
+def _ray_nodes(ray: Any) -> dict[str, str]:
+    "Id -> address of the nodes that can make shards."
+    return {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+
+# %% ../../nbs/30_data/01_build.ipynb #8fe95acc
+def _check_nodes(ray: Any, folder: Path, patience: float = 20.0) -> None:
+    "Raises `OSError` that names the nodes that do not share the folders, or do not answer."
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    plan, nodes = load_plan(folder), _ray_nodes(ray)
+    video = os.path.join(plan.root, next(path for videos in plan.videos.values() for _, path in videos))
+    with tempfile.TemporaryDirectory(prefix="shared-", dir=folder / "build") as place:
+        token = Path(place) / "token"
+        token.touch()
+        asked = {}
+        for node in nodes:
+            look = ray.remote(num_cpus=0, max_retries=0)(_ray_look).options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            asked[look.remote(str(token), video, os.path.getsize(video), str(token.with_name(node)), patience)] = node
+        ready, silent = ray.wait(list(asked), num_returns=len(asked), timeout=patience + 60)
+        faults = {asked[ref]: "does not answer" for ref in silent}
+        for ref in ready:
+            try:
+                faults[asked[ref]] = ray.get(ref) or ("" if token.with_name(asked[ref]).exists() else f"has another folder than this machine at {folder}")
+            except ray.exceptions.RayError as error:
+                faults[asked[ref]] = f"cannot run videossr ({type(error).__name__}: {str(error).strip().splitlines()[-1]})"
+    if bad := [f"node {nodes[node]} {fault}" for node, fault in faults.items() if fault]:
+        raise OSError(f"{len(bad)} of {len(nodes)} nodes cannot make shards: {'; '.join(bad)}. Videos and dataset have to lie under the same paths on all nodes")
+
+# %% ../../nbs/30_data/01_build.ipynb #0607be14
+_RAY_TRIES, _RAY_PAUSE = 5, 30.0  # times that a shard is given to another worker; seconds between looks at the nodes
+
+
+def _ray_task(split: str, shard: int, folder: str, time_limit: float | str, imports: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+    "Makes one shard on a node of the cluster; the builder's report."
     sys.path += [path for path in paths if path not in sys.path]
-    events = _Crew(Path(folder), [(row["split"], int(row["shard"]))], 1, time_limit, imports).run()
-    return {"report": json.dumps(next(event for event in events if "done" in event))}
+    return next(event for event in _Crew(Path(folder), [(split, shard)], 1, time_limit, imports).run() if "done" in event)
 
 
+def _ray_report(ray: Any, ref: Any, shard: tuple[str, int]) -> dict[str, Any]:
+    try:
+        return ray.get(ref)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:
+        raise RuntimeError(f"shard {shard} took down {_RAY_TRIES + 1} workers or nodes of the cluster, the last by {type(error).__name__}; finished shards are kept") from error
+
+# %% ../../nbs/30_data/01_build.ipynb #763facb4
 def _work_on_ray(folder: Path, todo: list[tuple[str, int]], workers: int | None, time_limit: float | str, imports: Sequence[str]) -> Iterator[dict[str, Any]]:
-    "Makes shards as a Ray Data job, on the cluster that Ray is connected to or a local one."
+    "Makes shards as tasks of Ray, on the cluster that it is connected to or a local one."
     try:
         import ray
     except ImportError as error:
         raise ImportError('cluster="ray" needs Ray: pip install "videossr[ray]"') from error
-    rows = [{"split": split, "shard": shard} for split, shard in todo]
-    options = {"folder": str(folder), "time_limit": time_limit, "imports": list(imports), "paths": list(sys.path)}
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    done = data.map(_ray_task, fn_kwargs=options, num_cpus=1, concurrency=workers)
-    for row in done.iter_rows():
-        yield json.loads(row["report"])
+    if not ray.is_initialized():
+        ray.init()
+    (folder / "build").mkdir(parents=True, exist_ok=True)
+    _check_nodes(ray, folder)
+    make = ray.remote(num_cpus=1, max_retries=_RAY_TRIES)(_ray_task)
+    waiting, running = list(todo), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < (workers or len(todo)):
+                shard = waiting.pop(0)
+                running[make.remote(*shard, str(folder), time_limit, list(imports), list(sys.path))] = shard
+            ready, _ = ray.wait(list(running), timeout=_RAY_PAUSE)
+            if not ready and not _ray_nodes(ray):
+                raise RuntimeError(f"no node of the cluster that has a CPU is left; {len(todo) - len(waiting) - len(running)} of {len(todo)} shards are made and kept: run the same command again")
+            yield from (_ray_report(ray, ref, running.pop(ref)) for ref in ready)
+    finally:
+        for ref in running:
+            ray.cancel(ref, force=True)
 
 
 def _work_on(cluster: str | None) -> Callable[..., Iterator[dict[str, Any]]]:

@@ -296,10 +296,30 @@ def export_verl(
     write_whole(folder / "sides.json", json.dumps(frame_sides(paths), indent=1) + "\n")
     return paths
 
+# %% ../../nbs/30_data/03_export.ipynb #5c1d90ab
+_SWIFT_REWARD = '''"The rewards of videossr for ms-swift, by the names videossr, videossr_strict, videossr_lenient and videossr_strict_lenient."
+import videossr.beyond  # noqa: F401
+from swift.rewards import ORM, orms
+from videossr.rewards import compute_score
+
+
+class Reward(ORM):
+    strict, parse = False, "paper"
+
+    def __call__(self, completions, task, answer, **columns):
+        return [compute_score(*one, strict=self.strict, parse=self.parse) for one in zip(task, completions, answer, strict=True)]
+
+
+for strict in (False, True):
+    for parse in ("paper", "lenient"):
+        name = "_".join(["videossr"] + ["strict"] * strict + ["lenient"] * (parse == "lenient"))
+        orms[name] = type(name, (Reward,), {"strict": strict, "parse": parse})
+'''
+
 # %% ../../nbs/30_data/03_export.ipynb #a4382a85
 def export_swift(
     samples: Sequence[Sample],  # from `load_samples`
-    folder: str | Path,  # rows and videos go here; an export that was begun is finished
+    folder: str | Path,  # rows, videos and reward.py go here; an export that was begun is finished
     split: str = "train",  # stands in the names of the files
     *,
     system: str = "",  # system prompt; empty: none
@@ -320,6 +340,7 @@ def export_swift(
         row = {"messages": _messages(sample, len(clips), system), "videos": videos, "solution": answer, "task": sample.task, "answer": answer}
         return row | {"chat_template_kwargs": _limits(clips)}
 
+    write_whole(folder.parent / "reward.py", _SWIFT_REWARD)
     paths = [folder / f"{split}-{shard:05d}.jsonl" for shard in range(-(-len(samples) // shard_size))]
     for path, rows in _in_shards(samples, paths.__getitem__, row_of, shard_size, progress):
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -334,11 +355,11 @@ from videossr.rewards import compute_score as score
 REWARD_NAME, REWARD_TYPE = "videossr", "batch"
 
 
-def compute_score(reward_inputs):
+def compute_score(reward_inputs, strict=False, parse="paper"):
     if isinstance(reward_inputs, dict):
-        return compute_score([reward_inputs])[0]
+        return compute_score([reward_inputs], strict, parse)[0]
     parts = [(one["response"], *one["ground_truth"].split(" ", 1)) for one in reward_inputs]
-    scores = [score(task, response, truth) for response, task, truth in parts]
+    scores = [score(task, response, truth, strict=strict, parse=parse) for response, task, truth in parts]
     return [{"overall": one, "accuracy": one, "format": 1.0} for one in scores]
 '''
 
