@@ -864,7 +864,9 @@ def _record_rewards(run: Run, reward: Sequence[Callable] | None) -> None:
 
 # %% ../nbs/53_runs.ipynb #a4a9e752
 def _check_gathered(trainer: VideoGRPOTrainer) -> None:
-    "Raises `ValueError` where processes share the weights and would not put them together in the end: hours later there would be no policy to keep."
+    "Raises `ValueError` where processes share the weights and would not put them together in the end: hours later there would be no policy to keep; and for adapters with FSDP, which cannot sample."
+    if trainer.is_fsdp_enabled and hasattr(trainer.model, "peft_config"):
+        raise ValueError("lora_rank with FSDP: the model inside the adapters cannot sample while FSDP shares its weights; launch with ddp.yaml, zero2.yaml or zero3.yaml of environments/accelerate")
     if trainer.is_fsdp_enabled and "FULL" not in (kind := str(trainer.accelerator.state.fsdp_plugin.state_dict_type)):
         raise ValueError(f"fsdp_state_dict_type is {kind.split('.')[-1]}, which leaves the trained weights in parts: say FULL_STATE_DICT in the configuration of accelerate")
     zero = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
