@@ -951,8 +951,8 @@ def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) ->
     "Turns what the processes gathered into a folder of a whole policy."
     base = policy.model.config._name_or_path if is_lora else None
     whole = load_policy(folder, base=base, dtype=torch.float32, device="cpu", markers=policy.markers)
-    for path in (*folder.glob("adapter_*"), folder / "training_args.bin"):
-        path.unlink(missing_ok=True)  # transformers would apply the adapters once more; the pickle is of no use to anybody
+    for path in (*folder.glob("adapter_*"), folder / "README.md", folder / "training_args.bin"):
+        path.unlink(missing_ok=True)  # transformers would apply the adapters once more; the card is of them, and the pickle of no use to anybody
     whole.save(folder, dtype)
 
 # %% ../nbs/53_runs.ipynb #b6cc9787
