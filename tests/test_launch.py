@@ -1,4 +1,4 @@
-"""Runs from the command line: killed and resumed, in one process and in two, plain, with FSDP2 and with ZeRO-3."""
+"""Runs from the command line: killed and resumed, in one process and in two, plain, with FSDP2, ZeRO-2 and ZeRO-3."""
 
 import json
 import os
@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import psutil
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from videossr import launch, runs
 from videossr.data import load_samples, save_samples
@@ -146,27 +150,18 @@ def test_numbers_on_the_command_line(recipe):
 # ---------------------------------------------------------------------------------------------------- several processes
 
 # Trains two steps with plain gradient descent on rollouts that depend on the prompt alone, so that one process and two have
-# the same ones. accelerate shards models on GPUs only; for FSDP2 it is told that these CPU processes are such.
+# the same ones.
 WORKER = """
 import hashlib, json, os, sys
 from pathlib import Path
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 import videossr.grpo as grpo
 from videossr.data import load_samples, to_trl_dataset
 from videossr.launch import leave
 from videossr.policy import Answers, load_policy
-
-if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-    init = PartialState.__init__
-    def pretend(self, *args, **kwargs):
-        init(self, *args, **kwargs)
-        if self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.MULTI_GPU
-    PartialState.__init__ = pretend
+from videossr.runs import TrainSettings, adapters
 
 folder, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 if not options.pop("sampled", False):
@@ -185,10 +180,18 @@ def reward(completions, task, **_):
     return [0.5 if name == "counting" else len(text[0]["content"]) % 7 / 7 for text, name in zip(completions, task)]
 
 torch.set_num_threads(1)
+torch.manual_seed(0)  # of adapters
+rank = options.pop("lora_rank", 0)
 policy = load_policy(folder / "start", device="cpu", dtype=torch.float32)
 settings = {"num_generations": 4, "max_steps": 2, "warmup_steps": 0, "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant",
             "max_grad_norm": 0.0, "max_completion_length": 5, "disable_tqdm": True, **options}
-trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")))
+trainer = grpo.VideoGRPOTrainer(policy, reward, grpo.VideoGRPOConfig.demo(str(out), **settings), to_trl_dataset(load_samples(folder / "samples.parquet")),
+                                peft_config=adapters(TrainSettings(lora_rank=rank)))
+asked = []
+def all_ended(self, ended, known=grpo.VideoGRPOTrainer._all_ended):
+    asked.append(known(self, ended))
+    return asked[-1]
+grpo.VideoGRPOTrainer._all_ended = all_ended
 kept = []
 class Keep(TrainerCallback):
     def on_log(self, *_, logs=None, **__):
@@ -197,8 +200,9 @@ trainer.add_callback(Keep())
 trainer.train()
 trainer.save_model(str(out))
 if trainer.is_world_process_zero():
-    kinds = sorted({type(weight).__name__ for weight in trainer.model.parameters()})
-    (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "rollouts": kept, "kinds": kinds, "world": trainer.accelerator.num_processes}))
+    engine, zero = str(trainer.accelerator.distributed_type).split(".")[-1], trainer.args.deepspeed_plugin
+    about = {"asked": len(asked), "engine": f"ZERO-{zero.zero_stage}" if zero else engine, "parts": sorted({"DTensor" if hasattr(weight, "device_mesh") else "ds" if hasattr(weight, "ds_id") else "whole" for weight in trainer.model.parameters()})}
+    (out / "log.json").write_text(json.dumps({"log": trainer.state.log_history, "rollouts": kept, **about, "world": trainer.accelerator.num_processes}))
 if torch.distributed.is_initialized():
     leave()
 """
@@ -219,8 +223,8 @@ def job(tmp_path_factory):
 def worked(job, environment, name, launcher, **options):
     "Trains in a way of launching; returns weights and log."
     out = job / name
-    run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment)
-    return load_file(out / "model.safetensors"), json.loads((out / "log.json").read_text())
+    run_to_end([*launcher, str(job / "worker.py"), str(job), str(out), json.dumps(options)], environment, timeout=900)  # DeepSpeed compiles the first time
+    return load_file(out / ("adapter_model.safetensors" if options.get("lora_rank") else "model.safetensors")), json.loads((out / "log.json").read_text())
 
 
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_cpu_threads_per_process", "1"]
@@ -228,16 +232,18 @@ WAYS = {
     "plain": [*TWO, "--multi_gpu"],
     "fsdp2": [*TWO, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--fsdp_state_dict_type", "FULL_STATE_DICT",
               "--fsdp_reshard_after_forward", "true"],
+    "zero2": [*TWO, "--use_deepspeed", "--zero_stage", "2", "--gradient_accumulation_steps", "1"],
     "zero3": [*TWO, "--use_deepspeed", "--zero_stage", "3", "--zero3_init_flag", "false", "--zero3_save_16bit_model", "true",
               "--gradient_accumulation_steps", "1"],
 }  # fmt: skip
+ENGINES = {"plain": ("MULTI_CPU", ["whole"]), "fsdp2": ("FSDP", ["DTensor"]), "zero2": ("ZERO-2", ["whole"]), "zero3": ("ZERO-3", ["ds"])}  # and what it makes of the weights
 
 
 def launcher_of(way):
     "How to start two processes; skips where what they need is not installed."
-    if way == "zero3":
-        pytest.importorskip("deepspeed", reason="pip install deepspeed ninja")
-    return WAYS[way]
+    if way.startswith("zero"):
+        pytest.importorskip("deepspeed", reason='pip install "videossr[deepspeed]"')
+    return WAYS.get(way)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +259,8 @@ def test_two_processes_take_the_step_of_one(job, environment, alone, way, beta):
     start = load_file(job / "start" / "model.safetensors")
     weights, log = alone[beta]
     found, other = worked(job, environment, f"{way}-{beta}", launcher_of(way), per_device_train_batch_size=8, beta=beta)
-    assert other["world"] == 2 and ("DTensor" in other["kinds"]) == (way == "fsdp2")
+    assert other["world"] == 2 and (other["engine"], other["parts"]) == ENGINES[way]
+    assert found.keys() == weights.keys(), "tied weights are kept once"
     for mine, theirs in zip(log["log"][:2], other["log"][:2], strict=True):
         for name in ("loss", "reward", "kl", "frac_reward_zero_std", "grad_norm", "tokens/copied"):
             if name in mine:  # no kl without a KL term
@@ -314,19 +321,62 @@ def test_another_number_of_processes_goes_on(recipe, environment, tmp_path):
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("way", ["fsdp2", "zero3"])
-def test_sharded_processes_sample_and_end_together(job, environment, way):
-    "With the real sampler, answers end at different steps in the two processes; neither may wait for the other for ever."
-    weights, log = worked(job, environment, f"sampled-{way}", launcher_of(way), per_device_train_batch_size=8, sampled=True, max_completion_length=12)
-    assert log["world"] == 2 and all(torch.isfinite(weight).all() for weight in weights.values())
+SOON = {"sampled": True, "seed_per_prompt": True, "max_completion_length": 12, "generation_kwargs": {"eos_token_id": [*range(20, 150)]}}  # answers end after some tokens
 
 
-@pytest.mark.parametrize(("config", "rank"), [("cpu-2", 0), ("cpu-2", 4), ("zero3", 0)])
+@pytest.fixture(scope="module")
+def ended_alone(job, environment):
+    return worked(job, environment, "ended-alone", [sys.executable], per_device_train_batch_size=16, **SOON)
+
+
+@pytest.mark.parametrize("way", ["plain", "fsdp2", "zero3"])
+def test_processes_sample_and_end_together(job, environment, ended_alone, way):
+    "With the real sampler, answers end at different steps in the two processes. Those that share weights compute on together; none waits for ever, and others do not ask each other."
+    (weights, log), (found, other) = ended_alone, worked(job, environment, f"ended-{way}", launcher_of(way), per_device_train_batch_size=8, **SOON)
+    assert (other["asked"] > 0) == (way != "plain") and other["world"] == 2
+    said = [[[(group["sample"], group["replies"]) for group in step] for step in one["rollouts"]] for one in (log, other)]
+    assert said[0] == said[1], "the rollouts of one process"
+    assert all(torch.allclose(found[name], weight, rtol=1e-4, atol=1e-5) for name, weight in weights.items())
+
+
+@pytest.fixture(scope="module")
+def adapted_alone(job, environment):
+    pytest.importorskip("peft", reason="pip install peft")
+    return worked(job, environment, "adapted-alone", [sys.executable], per_device_train_batch_size=16, lora_rank=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_two_processes_train_the_adapters_of_one(job, environment, adapted_alone, way):
+    (weights, log), (found, other) = adapted_alone, worked(job, environment, f"adapted-{way}", launcher_of(way), per_device_train_batch_size=8, lora_rank=4)
+    assert found.keys() == weights.keys() and other["engine"] == ENGINES[way][0]
+    assert [row["loss"] for row in other["log"][:2]] == pytest.approx([row["loss"] for row in log["log"][:2]], rel=1e-4, abs=1e-6)
+    second = {name: weight for name, weight in weights.items() if "lora_B" in name}  # zero in the beginning
+    assert max(weight.abs().max() for weight in second.values()) > 1e-4
+    assert all((found[name] - weight).norm() <= 1e-3 * weight.norm() + 1e-7 for name, weight in weights.items())
+
+
+def check_kept(run):
+    "What was trained is a policy like any other, whoever shared its weights: each once, nothing but the policy beside them, and transformers finds all."
+    start, final = (run.path("checkpoints", name) for name in ("start", "final"))
+    assert {path.name for path in final.iterdir()} == {path.name for path in start.iterdir()}
+    shapes = [{name: weight.shape for name, weight in load_file(folder / "model.safetensors").items()} for folder in (start, final)]
+    assert shapes[0] == shapes[1]
+    model, found = AutoModelForImageTextToText.from_pretrained(final, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight, "tied"
+    ours = load_policy(final, device="cpu").model.state_dict()
+    assert all(torch.equal(weight, ours[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [("cpu-2", 0), ("cpu-2", 4), ("fsdp2", 0), ("zero2", 0), ("zero3", 0), *(pytest.param(config, 4, marks=pytest.mark.slow) for config in ("zero2", "zero3"))],
+)
 def test_a_run_in_two_processes(recipe, environment, tmp_path, config, rank):
     if rank:
         pytest.importorskip("peft", reason="pip install peft")
-    if config == "zero3":
-        launcher_of(config)
+    launcher_of(config)
     path = ["--config_file", str(CONFIGS / f"{config}.yaml")]
     launcher = [*TWO, *path, "--mixed_precision", "no", "-m", "videossr.launch"]
     run_to_end([*launcher, str(recipe), "-p", "output_dir", str(tmp_path / "run"), "-p", "steps", "2", "-p", "lora_rank", str(rank)], environment)
@@ -336,9 +386,8 @@ def test_a_run_in_two_processes(recipe, environment, tmp_path, config, rank):
     assert [group["step"] for group in run.rollout_rows()] == [1, 1, 2, 2], "one line a group, whichever process sampled it"
     for stage in ("before", "after"):
         assert len(read_records(run.path("records", f"{stage}.jsonl"))) == len(held_out) == SMALL["n_held_out"]
-    assert load_policy(run.path("checkpoints", "final"), device="cpu").n_parameters == load_policy(run.path("checkpoints", "start"), device="cpu").n_parameters
+    check_kept(run)
     assert run.read_json("results.json")["overall"]["after"]["n"] == SMALL["n_held_out"]
-    assert not list(run.path("checkpoints", "final").glob("adapter_*")), "merged into the weights"
     if rank:
         return
     before, after = (run.path("records", f"{stage}.jsonl") for stage in ("before", "after"))
@@ -440,3 +489,53 @@ def test_a_process_takes_its_gpu_before_it_loads_anything(monkeypatch, tmp_path,
     with pytest.raises(Loaded):
         launch.main(["--run", str(made.folder)] if how == "run" else [str(recipe), "-p", "output_dir", str(tmp_path)])
     assert events[0] == "met" and events[-1] == "loaded"
+
+
+def test_the_gpu_that_is_taken_is_the_process_s_own(monkeypatch, tmp_path):
+    "By accelerate itself, with stand-ins for the GPUs and for the network."
+    run, events = runs.Run(tmp_path), []
+    run.write_json("config.json", {**asdict(runs.train_settings(grpo="paper", warm_steps=0)), "seed": 0, "video_dir": "", "tasks": ""})
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    class Loaded(Exception):
+        pass
+
+    def load(*_, **__):
+        raise Loaded
+
+    stand_ins = {
+        torch.cuda: {"is_available": lambda: True, "device_count": lambda: 2, "set_device": lambda device: events.append(str(device))},
+        torch.distributed: {"init_process_group": lambda **_: events.append("met"), "is_initialized": lambda: "met" in events, "get_world_size": lambda: 4, "get_rank": lambda: 3},
+        accelerate.state: {"is_cuda_available": lambda: True, "check_cuda_p2p_ib_support": lambda: True},
+        launch: {"start_watch": lambda: None, "wait_until": lambda *_, **__: None},
+        launch.runs: {"make_data": lambda *_: events.append("data") or ([], [], []), "make_policy": load},
+    }
+    for owner, names in stand_ins.items():
+        for name, value in names.items():
+            monkeypatch.setattr(owner, name, value, raising=False)
+    monkeypatch.setattr(accelerate.PartialState, "_shared_state", {})
+    with pytest.raises(Loaded):
+        launch.train_run(run)
+    assert events == ["met", "cuda:1", "data"]
+
+
+@pytest.mark.parametrize(("engine", "stage", "sharded"), [("FSDP", 0, True), ("DEEPSPEED", 2, False), ("DEEPSPEED", 3, True)])
+def test_memory_is_planned_for_what_is_shared(monkeypatch, tmp_path, engine, stage, sharded):
+    "ZeRO-2 leaves all weights on each device."
+    settings, known, found = runs.train_settings(), runs.grpo_config, []
+
+    def configured(*given, **changes):
+        monkeypatch.delenv(f"ACCELERATE_USE_{engine}")  # the configuration would set the engine up
+        config = known(*given, **changes)
+        monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+        config.deepspeed_plugin = SimpleNamespace(zero_stage=stage) if stage else None
+        return config
+
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    monkeypatch.setattr(runs, "grpo_config", configured)
+    monkeypatch.setattr(runs, "memory_plan", lambda policy, work: found.append(work))
+    monkeypatch.setattr(runs, "with_room", lambda *_: None)
+    sample = make_sample("counting", demo_videos(1, folder=tmp_path / "demo", progress=False)[0], difficulty="demo", index=0)
+    runs.plan_of(runs.Run(tmp_path), tiny_policy(), [sample], settings, 0)
+    assert found[0].sharded is sharded

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import json
 import math
+import os
 import textwrap
 import time
 import warnings
@@ -26,7 +27,7 @@ from fastcore.basics import patch
 from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 
 from .families import family_of
 from .files import read_json
@@ -357,6 +358,13 @@ def lost_steps(
         still, total = still + weight.numel() * (1 - moved), total + weight.numel()
     return still / max(total, 1)
 
+# %% ../nbs/41_grpo.ipynb #6dfa78ea
+def _shard_on_cpu(args: GRPOConfig) -> None:
+    "Lets CPU processes share the weights where FSDP is asked for: accelerate does it where it believes that they have GPUs."
+    state = getattr(args, "distributed_state", None)
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU  # of all objects of the class, which share it
+
 # %% ../nbs/41_grpo.ipynb #90b12bea
 @dataclass
 class _Work:
@@ -420,6 +428,7 @@ class VideoGRPOTrainer(GRPOTrainer):
         _check_options(kwargs)
         if rollout_func is not None and args.seed_per_prompt:
             raise ValueError("seed_per_prompt would change nothing: another engine samples, through rollout_func")
+        _shard_on_cpu(args)
         train_dataset = rows_dataset(train_dataset) if isinstance(train_dataset, list) and train_dataset else train_dataset
         _check_data(args, train_dataset, eval_dataset, own=encode is not None)
         policy = _policy_of(model, args, processing_class, quantization_config)
@@ -938,3 +947,12 @@ def log(self: VideoGRPOTrainer, logs: dict[str, float], start_time: float | None
         for name, value in (self.curriculum.metrics() if self.curriculum is not None else {}).items():
             found[name].append(value)
     super(VideoGRPOTrainer, self).log(logs, start_time)
+
+# %% ../nbs/41_grpo.ipynb #a3ba0901
+@patch
+def _save(self: VideoGRPOTrainer, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    "As in transformers; a tied weight, which processes that share weights gather under each of its names, is kept once, as by one process."
+    if state_dict:
+        tied = getattr(unwrapped(self.model), "all_tied_weights_keys", None) or {}
+        state_dict = {name: weight for name, weight in state_dict.items() if tied.get(name) not in state_dict}
+    super(VideoGRPOTrainer, self)._save(output_dir, state_dict)

@@ -778,9 +778,9 @@ def plan_of(
     for sample in train:
         kinds.setdefault((sample.task, sample.type), []).append(sample)
     prompts = [encode_question(policy, sample, view_of(settings)) for samples in kinds.values() for sample in samples[:n_each]]
-    shared = "true" in (os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() for engine in ("FSDP", "DEEPSPEED"))
+    shared = {"sharded": True} if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}  # of DeepSpeed the configuration knows the stage
     dtype = str(policy.model.dtype).removeprefix("torch.")
-    work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, sharded=shared, weight_dtype=dtype)
+    work = workload(grpo_config(run, settings, seed, **changes), prompts, lora_rank=settings.lora_rank, weight_dtype=dtype, **shared)
     plan = memory_plan(policy, launched(work, accelerate) if accelerate else work)
     return with_room(plan, _room(policy))
 
@@ -862,6 +862,17 @@ def _record_rewards(run: Run, reward: Sequence[Callable] | None) -> None:
     if int(os.environ.get("RANK", 0)) == 0 and any(now.values()):
         run.write_json("config.json", {**config, **{name: value for name, value in now.items() if value}})
 
+# %% ../nbs/53_runs.ipynb #a4a9e752
+def _check_gathered(trainer: VideoGRPOTrainer) -> None:
+    "Raises `ValueError` where processes share the weights and would not put them together in the end: hours later there would be no policy to keep; and for adapters with FSDP, which cannot sample."
+    if trainer.is_fsdp_enabled and hasattr(trainer.model, "peft_config"):
+        raise ValueError("lora_rank with FSDP: the model inside the adapters cannot sample while FSDP shares its weights; launch with ddp.yaml, zero2.yaml or zero3.yaml of environments/accelerate")
+    if trainer.is_fsdp_enabled and "FULL" not in (kind := str(trainer.accelerator.state.fsdp_plugin.state_dict_type)):
+        raise ValueError(f"fsdp_state_dict_type is {kind.split('.')[-1]}, which leaves the trained weights in parts: say FULL_STATE_DICT in the configuration of accelerate")
+    zero = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    if zero is not None and zero.zero_stage == 3 and not zero.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError("ZeRO-3 leaves the trained weights in parts: say zero3_save_16bit_model: true in the configuration of accelerate")
+
 # %% ../nbs/53_runs.ipynb #2aa181d7
 def train_policy(
     run: Run,
@@ -889,6 +900,7 @@ def train_policy(
             policy, rewards, config, question_rows(train) if settings.data else to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts],
             peft_config=adapters(settings), curriculum=curriculum, encode=partial(encode_stored, view=view_of(settings)) if settings.data else None,
         )  # fmt: skip
+        _check_gathered(trainer)
         rollouts.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
             trainer.remove_callback(shown)
@@ -939,8 +951,8 @@ def _convert(folder: Path, policy: Policy, dtype: torch.dtype, is_lora: bool) ->
     "Turns what the processes gathered into a folder of a whole policy."
     base = policy.model.config._name_or_path if is_lora else None
     whole = load_policy(folder, base=base, dtype=torch.float32, device="cpu", markers=policy.markers)
-    for path in folder.glob("adapter_*"):
-        path.unlink()  # transformers would apply them once more
+    for path in (*folder.glob("adapter_*"), folder / "README.md", folder / "training_args.bin"):
+        path.unlink(missing_ok=True)  # transformers would apply the adapters once more; the card is of them, and the pickle of no use to anybody
     whole.save(folder, dtype)
 
 # %% ../nbs/53_runs.ipynb #b6cc9787

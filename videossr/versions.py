@@ -104,6 +104,7 @@ RELIED_ON: dict[str, dict[str, tuple[str, ...]]] = {  # class or module -> its f
         "_get_train_sampler": (),
         "_get_dataloader": ("dataset",),
         "_save_checkpoint": ("model", "trial"),
+        "_save": ("output_dir", "state_dict"),
     },
     "trl.trainer.utils.RepeatSampler": {"__init__": ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed"), "__iter__": ()},
     "trl.models": {"unwrap_model_for_generation": ("model", "accelerator", "gather_deepspeed3_params")},
