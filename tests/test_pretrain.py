@@ -118,11 +118,17 @@ def test_weights_load_by_name():
     load_policy("tiny")  # imports
     started = time.process_time()
     policy = load_policy("tiny", device="cpu")
-    assert time.process_time() - started < 5, "a second on an idle machine"
+    assert time.process_time() - started < 20, "a second on an idle machine"
     assert policy.model.dtype == torch.float32
     other = tiny_policy(0)
     assert policy.tokenizer.get_vocab() == other.tokenizer.get_vocab()
     assert policy.processor.chat_template == other.processor.chat_template
+
+
+def test_a_folder_of_that_name_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_policy(3).save("tiny")
+    assert load_policy("tiny", device="cpu").n_parameters == tiny_policy(3).n_parameters != load_policy("tiny-trained", device="cpu").n_parameters
 
 
 def test_card_says_what_made_the_weights():

@@ -362,7 +362,7 @@ def load_policy(
     "Loads a model and its processor. Raises `OSError` that names the file at fault, `ValueError` for a kind that is not trained here or a config that chooses more than a model."
     if fixed := kwargs.keys() & {"trust_remote_code", "use_safetensors"}:
         raise TypeError(f"load_policy takes no {fixed.pop()}: programs and pickles of strangers are never run")
-    name = shipped(name) or name
+    name = name if Path(name).is_dir() else shipped(name) or name
     place = Path(name).resolve() if Path(name).is_dir() else name  # adapters keep the place of their base
     if (foundation := _base_of(place, base)) is not None:
         options = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation, "markers": markers}

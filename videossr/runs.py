@@ -70,7 +70,7 @@ from .versions import installed
 @dataclass(frozen=True)
 class TrainSettings:
     "All there is to decide about a training run."
-    model: str = "tiny"  # "tiny", of random weights, "tiny-trained", which comes with the package and can see, a hub name or a local folder
+    model: str = "tiny"  # "tiny", of random weights, "tiny-trained", which was shown painted pictures and comes with the package, a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
     difficulty: str | None = None  # of all tasks; None: as the mix says
     n_train: int = 600  # training prompts; with `adaptive`, of each rung
