@@ -222,7 +222,7 @@ _CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 
-def _tiny_processor(patch: int, merge: int) -> Qwen3VLProcessor:
+def _tiny_processor(patch: int = 16, merge: int = 2) -> Qwen3VLProcessor:
     "Tokenizer and video processor; Qwen3-VL's patches are 16 x 16 pixels on 2 frames, merged 2 x 2."
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=patch, merge_size=merge),
