@@ -275,7 +275,7 @@ TABLE = {  # benchmark -> reply -> (paper, official)
     "aotbench": {"C": (1, 1), "(C)": (0, 0), "The answer is C": (0, 0), "": (None, None)},
     "vinoground": {"C": (1, 1), "c.": (0, 1), "The answer is C": (0, 0), "(C)": (0, 0)},
     "videomme": {"C": (1, 1), "(C)": (0, 1), "The answer is C": (0, 1), "The best answer is: C": (0, 1), "c": (0, None), "A boat, so C": (0, 0)},
-    "lvbench": {"C": (1, 1), "(C)": (0, 1), "(C) a boat": (0, 1), "c": (0, 1), "D)": (0, 0)},
+    "lvbench": {"C": (1, 1), "(C)": (0, 1), "(C) a boat": (0, 1), "c": (0, 0), "D)": (0, 0)},
     "longvideobench": {"C": (1, 1), "Answer: C": (0, 1), "none of them": (0, None), "E": (0, 0)},
     "cgbench": {"C": (1, 1), '```json\n{"result": "C"}\n```': (0, 1), "B or C": (0, 1), "B": (0, 0), '```json\n{"result": "D"}\n``` C': (0, 0)},
 }

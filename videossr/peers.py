@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from .files import read_json, read_lines
+from .files import read_json, read_json_lines
 from .folders import check_links, write_whole
 from .grpo import VideoGRPOConfig
 from .memory import LORA_TARGETS, adapter_layers
@@ -36,7 +36,7 @@ _FILES = {"verl": "{split}-{shard:05d}.parquet", "swift": "{split}-{shard:05d}.j
 def _most_videos(path: Path) -> int:
     "Videos of a row, at most."
     if path.suffix == ".jsonl":
-        return max(len(json.loads(line)["videos"]) for _, line in read_lines(path))
+        return max(len(row["videos"]) for row in read_json_lines(path))
     return pc.max(pc.list_value_length(pq.read_table(path, columns=["videos"])["videos"])).as_py()
 
 

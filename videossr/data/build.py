@@ -767,7 +767,7 @@ def _ray_look(token: str, video: str, size: int, reply: str, patience: float) ->
     if not os.path.exists(video) or os.path.getsize(video) != size:
         return f"does not share the videos: it has no {video}, or another one"
     try:
-        Path(reply).touch()
+        write_whole(reply, "")
     except OSError as error:
         return f"cannot write into the dataset's folder: {error}"
     return ""
@@ -786,7 +786,7 @@ def _check_nodes(ray: Any, folder: Path, patience: float = 20.0) -> None:
     video = os.path.join(plan.root, next(path for videos in plan.videos.values() for _, path in videos))
     with tempfile.TemporaryDirectory(prefix="shared-", dir=folder / "build") as place:
         token = Path(place) / "token"
-        token.touch()
+        write_whole(token, "")
         asked = {}
         for node in nodes:
             look = ray.remote(num_cpus=0, max_retries=0)(_ray_look).options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
