@@ -51,7 +51,8 @@ def test_nothing_is_executed_that_was_read(path):
     if path.name == "prefetch.py":  # what this process and the ones it has started tell each other over their own pipes: nothing of it was in a file
         forbidden -= {"pickle.load", "pickle.loads"}
     found = [(name, node) for name, node in calls(tree)]
-    assert not [f"{name}, line {node.lineno}" for name, node in found if name in forbidden]
+    tensors = [node for name, node in found if name == "torch.load" and ("weights_only", "True") in [(one.arg, ast.unparse(one.value)) for one in node.keywords]]
+    assert not [f"{name}, line {node.lineno}" for name, node in found if name in forbidden and node not in tensors]  # weights_only: tensors and plain values, nothing that is called
     for name, node in found:
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         for word in ("shell", "trust_remote_code", "allow_pickle"):
