@@ -623,7 +623,7 @@ _CARD = """---
 license: apache-2.0
 ---
 
-# A tiny Qwen3-VL that sees
+# A tiny Qwen3-VL that was shown painted pictures
 
 {weights:,} weights of transformers' own Qwen3-VL classes, for the demo, the tests and the tutorials of `videossr`: `load_policy("tiny")`. It is of use for nothing else.
 
