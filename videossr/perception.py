@@ -77,7 +77,7 @@ class World:
             wide, steps = texture(rng, SIDE, SIDE + reach), np.linspace(0, reach, n_frames).astype(int)
             frames = np.stack([wide[:, step : step + SIDE] for step in steps[:: rng.choice([-1, 1])]])
             frames = frames.transpose(0, 2, 1, 3) if rng.random() < 0.5 else frames
-        frames = frames[:, :, :: rng.choice([-1, 1])] * rng.uniform(0.7, 1.1)
+        frames = frames[:: rng.choice([-1, 1]), :, :: rng.choice([-1, 1])] * rng.uniform(0.7, 1.1)
         drift = np.exp(np.linspace(0, rng.uniform(-0.7, 0.7), n_frames)) if rng.random() < 0.5 else np.ones(n_frames)
         return np.clip(frames * drift[:, None, None, None], 0, 255).astype(np.float32)
 
@@ -305,6 +305,8 @@ def one_clip(
             lesson.ask(f"{event} end", f"When does {event} end?", last)
             form = _SPAN.format(_example_span(rng)) if rng.random() < 0.5 else " Answer: start-end."
             lesson.ask(f"{event} when", f"When is there {event}?", f"{first}-{last}", form)
+    if len(seen := [EVENTS[one - 1] for one in dict.fromkeys(lesson.event[0].tolist()) if one]) > 1:
+        lesson.ask("first", f"Which comes first, {' or '.join(rng.permutation(seen[:2]))}?", seen[0])
     if rng.random() < 0.8 or not lesson.asked:
         chosen = rng.permutation(n_frames)[: int(rng.integers(1, min(n_frames, 6) + 1))]
         lesson.n_marks[0, chosen] = rng.integers(1, 3, len(chosen))
@@ -324,11 +326,11 @@ def _quarter(place: np.ndarray) -> np.ndarray:
 
 
 def _move_ball(lesson: Lesson, rng: np.random.Generator) -> None:
-    "A ball that goes one way, and the question which; and whether the clip grows darker."
+    "A ball that goes one way, and the question which; and how its light changes."
     n_frames, way = lesson.clips.shape[1], str(rng.choice(list(WAYS)))
     light = lesson.clips[0, [0, 1, -2, -1]].mean((1, 2, 3)).reshape(2, 2).mean(1)
     if abs(light[0] - light[1]) > 15:
-        lesson.ask("light", "Where is more light, at start or end?", "start" if light[0] > light[1] else "end")
+        lesson.ask("light", "How does the light change?", "darker" if light[0] > light[1] else "brighter")
     reach, middle = rng.uniform(20, 36), rng.uniform(28, 36, 2)
     places = middle + np.linspace(-reach / 2, reach / 2, n_frames)[:, None] * np.array(WAYS[way]) + rng.uniform(-8, 8) * np.array(WAYS[way])[::-1]
     put_ball(lesson.clips[0], places)
@@ -342,8 +344,8 @@ def many_clips(
     n_clips: int = 3,
     n_frames: int = 4,  # of a clip, even
 ) -> Lesson:
-    "Several clips: which has an event, which comes from elsewhere, where the ball lies further to the left; marks are asked for later."
-    none, what = np.zeros((n_clips, n_frames), int), rng.choice(4, p=[0.25, 0.3, 0.2, 0.25])
+    "Several clips: which has an event, which comes from elsewhere, their order by light or by the place of a ball; marks are asked for later."
+    none, what = np.zeros((n_clips, n_frames), int), rng.choice(5, p=[0.2, 0.25, 0.15, 0.2, 0.2])
     clips = np.stack([world.scene(rng, n_frames) for _ in range(n_clips)])
     lesson = Lesson(clips, stamps_of(rng, n_frames), none.copy(), none.copy(), none.copy())
     if what == 0:
@@ -361,7 +363,12 @@ def many_clips(
             put_ball(lesson.clips[number], np.repeat(place[None], n_frames, 0))
             lesson.ball[number] = _quarter(place)
         lesson.ask("ball order", "Order the clips by the place of the ball, from left to right.", _digits(places[:, 0]), _order_form(rng, n_clips))
-    if what == 3 or not lesson.asked:
+    if what == 3:
+        levels = rng.permutation(np.linspace(40, 200, n_clips)) + rng.uniform(-10, 10, n_clips)
+        lesson.clips *= (levels / lesson.clips.mean((1, 2, 3, 4))).astype(np.float32)[:, None, None, None, None]
+        lesson.clips = lesson.clips.clip(0, 255)
+        lesson.ask("light order", "Order the clips from dark to bright.", _digits(lesson.clips.mean((1, 2, 3, 4))), _order_form(rng, n_clips))
+    if what == 4 or not lesson.asked:
         for number, total in enumerate(rng.permutation(5)[:n_clips]):
             lesson.n_marks[number] = np.bincount(rng.integers(n_frames, size=total), minlength=n_frames).clip(0, 3)
     return lesson
@@ -434,5 +441,5 @@ def finish_lessons(
 
 KEYS = (
     *(f"{event} {what}" for event in EVENTS for what in ("start", "end", "when", "which")),
-    *(f"count {name}" for name in PLURAL), *(f"{name} which" for name in PLURAL), "count all", "count at", "count each", "count order", "ball order", "ball", "light", "odd",
+    *(f"count {name}" for name in PLURAL), *(f"{name} which" for name in PLURAL), "count all", "count at", "count each", "count order", "ball order", "light order", "ball", "light", "first", "odd",
 )  # fmt: skip

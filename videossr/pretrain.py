@@ -296,12 +296,12 @@ def orthogonal(
 ) -> torch.Tensor:  # the same shape
     "Matrices with the same singular vectors, and all singular values near 1 (Newton-Schulz)."
     wide = matrices.shape[1] <= matrices.shape[2]
-    found = (matrices if wide else matrices.mT).bfloat16()
+    found = matrices if wide else matrices.mT
     found = found / (found.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         square = found @ found.mT
         found = 3.4445 * found + (-4.7750 * square + 2.0315 * square @ square) @ found
-    return (found if wide else found.mT).float()
+    return found if wide else found.mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -331,10 +331,10 @@ class Course:
     seed: int = 0  # of weights and questions
     world_seed: int = 1000  # of the evenings
     n_evenings: int = 32
-    tower_steps: int = 2700  # of the tower alone
-    tower_pairs: int = 32  # pairs of frames a step
+    tower_steps: int = 20000  # of the tower alone
+    tower_pairs: int = 16  # pairs of frames a step
     tower_rate: float = 2e-3
-    steps: int = 2400  # of the whole policy
+    steps: int = 12000  # of the whole policy
     pairs: int = 16  # pairs of frames a step, about
     matrix_rate: float = 0.02  # Muon's
     rate: float = 2e-3  # AdamW's
