@@ -358,22 +358,15 @@ def many_clips(
                 lesson.clips[number], lesson.event[number] = happen(event, clips[number], rng), 1 + EVENTS.index(event)
                 lesson.ask(f"{event} which", f"Which clip has {event}?", str(number + 1))
     if what == 2:
-        places = np.stack([rng.permutation(np.linspace(9, 55, n_clips)) + rng.uniform(-3, 3, n_clips), rng.uniform(10, 54, n_clips)], 1)
-        for number, place in enumerate(places):
-            put_ball(lesson.clips[number], np.repeat(place[None], n_frames, 0))
-            lesson.ball[number] = _quarter(place)
-        lesson.ask("ball order", "Order the clips by the place of the ball, from left to right.", _digits(places[:, 0]), _order_form(rng, n_clips))
+        _order_by_ball(lesson, rng)
     if what == 3:
-        levels = rng.permutation(np.linspace(40, 200, n_clips)) + rng.uniform(-10, 10, n_clips)
-        lesson.clips *= (levels / lesson.clips.mean((1, 2, 3, 4))).astype(np.float32)[:, None, None, None, None]
-        lesson.clips = lesson.clips.clip(0, 255)
-        lesson.ask("light order", "Order the clips from dark to bright.", _digits(lesson.clips.mean((1, 2, 3, 4))), _order_form(rng, n_clips))
+        _order_by_light(lesson, rng)
     if what == 4 or not lesson.asked:
         for number, total in enumerate(rng.permutation(5)[:n_clips]):
             lesson.n_marks[number] = np.bincount(rng.integers(n_frames, size=total), minlength=n_frames).clip(0, 3)
     return lesson
 
-
+# %% ../nbs/44_perception.ipynb #be5f6892
 def _digits(values: np.ndarray) -> str:
     "Numbers of clips from the least value to the greatest."
     return "".join(str(number + 1) for number in np.argsort(values, kind="stable"))
@@ -381,6 +374,25 @@ def _digits(values: np.ndarray) -> str:
 
 def _order_form(rng: np.random.Generator, n_clips: int) -> str:
     return _ORDER.format(n_clips, n_clips, _digits(rng.random(n_clips))) if rng.random() < 0.5 else f" Answer: {n_clips} digits."
+
+
+def _order_by_ball(lesson: Lesson, rng: np.random.Generator) -> None:
+    "A ball on each clip, and the question which lies further to the left."
+    n_clips, n_frames = lesson.clips.shape[:2]
+    places = np.stack([rng.permutation(np.linspace(9, 55, n_clips)) + rng.uniform(-3, 3, n_clips), rng.uniform(10, 54, n_clips)], 1)
+    for number, place in enumerate(places):
+        put_ball(lesson.clips[number], np.repeat(place[None], n_frames, 0))
+        lesson.ball[number] = _quarter(place)
+    lesson.ask("ball order", "Order the clips by the place of the ball, from left to right.", _digits(places[:, 0]), _order_form(rng, n_clips))
+
+
+def _order_by_light(lesson: Lesson, rng: np.random.Generator) -> None:
+    "Clips of other brightness, and the question for their order."
+    n_clips = len(lesson.clips)
+    levels = rng.permutation(np.linspace(40, 200, n_clips)) + rng.uniform(-10, 10, n_clips)
+    lesson.clips *= (levels / lesson.clips.mean((1, 2, 3, 4))).astype(np.float32)[:, None, None, None, None]
+    lesson.clips = lesson.clips.clip(0, 255)
+    lesson.ask("light order", "Order the clips from dark to bright.", _digits(lesson.clips.mean((1, 2, 3, 4))), _order_form(rng, n_clips))
 
 # %% ../nbs/44_perception.ipynb #4ec30032
 def _totals_form(rng: np.random.Generator, names: Sequence[str]) -> str:
