@@ -77,6 +77,7 @@ class TrainSettings:
     n_held_out: int = 240  # held-out samples, from other videos; with `data`, pretext samples and, as far as there are, rows as well
     held_out: float = 0.25  # share of the videos
     warm_steps: int = 200  # supervised steps on borrowed answers; 0: none
+    warm_rate: float = 1e-3  # learning rate of these
     steps: int = 600  # GRPO steps
     groups: int = 8  # prompts a step, over all devices
     groups_at_once: int = 8  # prompts in one pass on a device; the rest of a step is accumulated
@@ -180,8 +181,11 @@ def train_settings(
     for name, least in _LEAST.items():
         if getattr(made, name) < least:
             raise ValueError(f"{name} is {getattr(made, name)}; the least is {least}")
-    if made.learning_rate <= 0:
-        raise ValueError(f"learning_rate is {made.learning_rate:g}; it should be more than 0")
+    for name in ("learning_rate", "warm_rate"):
+        if getattr(made, name) <= 0:
+            raise ValueError(f"{name} is {getattr(made, name):g}; it should be more than 0")
+    if changes.get("warm_rate") and not made.warm_steps:
+        raise ValueError("warm_rate would change nothing: warm_steps is 0")
     if made.reward and made.adaptive:
         raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
     if made.prefetch < 0:
@@ -616,7 +620,7 @@ def make_policy(
         note_policy(run, policy, settings)
         if settings.warm_steps:
             prompts = [encode_question(policy, sample, view_of(settings)) for sample in tqdm(train, "encode", disable=not progress)]
-            losses = warm_start(policy, train, prompts, steps=settings.warm_steps, seed=seed, progress=progress)
+            losses = warm_start(policy, train, prompts, steps=settings.warm_steps, learning_rate=settings.warm_rate, seed=seed, progress=progress)
         run.write_json("warm-start.json", losses)
         with whole_folder(start) as partial:
             policy.save(partial)
