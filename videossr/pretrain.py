@@ -334,7 +334,7 @@ class Course:
     tower_steps: int = 20000  # of the tower alone
     tower_pairs: int = 16  # pairs of frames a step
     tower_rate: float = 2e-3
-    steps: int = 12000  # of the whole policy
+    steps: int = 8500  # of the whole policy
     pairs: int = 16  # pairs of frames a step, about
     matrix_rate: float = 0.02  # Muon's
     rate: float = 2e-3  # AdamW's
@@ -508,6 +508,9 @@ def draw_lessons(
     return lessons
 
 # %% ../nbs/44_pretrain.ipynb #d41cd09f
+_SHORT = 1200  # steps of the whole policy before clips of 16 frames come
+
+
 def batch_at(
     world: World,
     course: Course,
@@ -516,7 +519,7 @@ def batch_at(
     "The batch of a step: a step has random numbers of its own, so a course goes on anywhere, and anyone may paint."
     rng, late = np.random.default_rng([course.seed, 44, step]), step - course.tower_steps
     if late >= 0:
-        return draw_lessons(world, rng, course.pairs, course.several, long=late > 0.1 * course.steps)
+        return draw_lessons(world, rng, course.pairs, course.several, long=late > _SHORT)
     done = step / course.tower_steps
     return seen_pairs(world, rng, course.tower_pairs, hard=0.1 + 0.4 * min(1, 1.5 * done), others=0.1 + 0.2 * done)
 
