@@ -265,7 +265,7 @@ def test_coverage_near_the_ends(n_videos, share):
 
 
 def test_interval_edges():
-    assert clustered_interval([0.4, 0.6], ["a", "a"]) == {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 2}
+    assert clustered_interval([0.4, 0.6], ["a", "a"]) == {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 2, "least": 1.0}
     same = clustered_interval([0.25] * 9, list("aaabbbccc"))
     unlike = 1 - 0.05 ** (1 / 3)  # as many videos could be unlike these three
     assert (same["low"], same["high"]) == pytest.approx((0.25 - 0.25 * unlike, 0.25 + 0.75 * unlike))
@@ -320,9 +320,9 @@ def test_results_add_up_and_survive_the_disk(tmp_path):
     before, after = make_pair(tmp_path)
     floors = {"grounding": {"floor": 0.3, "constant": 0.3}, "counting": 0.6, "jigsaw": 0.36, "grounding type 0": 0.31}
     found = results(before, after, floors, seconds=1.5, note="a")
-    assert set(found) == {"tasks", "types", "overall", "seconds", "peak_rss_gb", "note"}
+    assert set(found) == {"tasks", "types", "overall", "seconds", "peak_rss_gb", "ends", "note"}
     for line in [*found["tasks"].values(), found["overall"], *found["types"]["grounding"].values()]:
-        assert set(line) == {"blind", "before", "after", "gain", "videos"} and set(line["gain"]) == {"mean", "low", "high", "n"}
+        assert set(line) == {"blind", "before", "after", "gain", "videos", "turned"} and set(line["gain"]) == {"mean", "low", "high", "n", "least"}
         assert line["gain"]["mean"] == pytest.approx(line["after"]["mean"] - line["before"]["mean"])
     assert found["overall"]["blind"] == pytest.approx((0.3 + 0.6 + 0.36) / 3)
     assert found["types"]["grounding"]["type 0"]["blind"] == 0.31 and found["types"]["grounding"]["type 1"]["blind"] is None

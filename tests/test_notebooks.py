@@ -114,9 +114,9 @@ def test_results_follow_from_the_records(finished):
     again = results(before, after, runs.floors_of(train, held_out), seconds=found["seconds"], players=players)
     assert set(found["tasks"]) == TASKS
     for name, line in [*found["tasks"].items(), ("overall", found["overall"])]:
-        assert set(line) == {"blind", "low_level", "player", "above_low_level", "mixture", "before", "after", "gain", "videos"}
+        assert set(line) == {"blind", "low_level", "player", "above_low_level", "mixture", "before", "after", "gain", "videos", "turned"}
         assert line == (again["overall"] if name == "overall" else again["tasks"][name])
-        assert all(set(line[key]) == {"mean", "low", "high", "n"} for key in ("before", "after", "gain"))
+        assert all(set(line[key]) == {"mean", "low", "high", "n", "least"} for key in ("before", "after", "gain"))
         assert line["gain"]["mean"] == pytest.approx(line["after"]["mean"] - line["before"]["mean"])
     plain = sum(record.smooth for record in after) / len(after)
     assert found["overall"]["after"]["mean"] == pytest.approx(plain)

@@ -38,7 +38,7 @@ from .data.export import resize_clip
 from .files import json_value
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
-from .tasks.core import CLIP_CACHE, frames_clip
+from .tasks.core import CLIP_CACHE, check_shown, frames_clip
 from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
@@ -101,7 +101,7 @@ def view_times(
     rate: float,  # its frames a second, > 0
     budget: Budget,
     span: Sequence[float] | None = None,  # start and end of the part to watch, in seconds; None: all of it
-) -> np.ndarray:  # (n,) float64 seconds, n even and at least 4 where the part and the budget have that many frames; 1 where one of them has one only
+) -> np.ndarray:  # (n,) float64 seconds, n even and at least 4 where the part and the budget have that many frames; 1 where one of them has one only: of the budget, the middle
     "When to look. Raises `ValueError` for a part that the video does not have."
     start, end = (0.0, seconds) if span is None else (max(0.0, float(span[0])), min(seconds, float(span[1])))
     if not start < end:
@@ -109,6 +109,8 @@ def view_times(
     wanted = budget.frames if budget.fps is None else (end - start) * budget.fps
     there = max(1, round((end - start) * rate))
     count = int(min(max(wanted, 4), budget.frames, there))
+    if budget.frames == 1:
+        return np.array([(start + end) / 2])
     # the last frame stands until the end: the middle of its time is safely inside
     return np.linspace(start, max(start, end - 0.5 / rate), max(1, count // 2 * 2))
 
@@ -147,9 +149,9 @@ def read_view(
 # %% ../nbs/46_backends.ipynb #40703da8
 def clips_of(
     sample: Sample,  # with a recipe to render, with `frames` on disk, or with `views` of whole videos
-) -> list[Clip]:
+) -> list[Clip]:  # none for a sample that is shown as text only
     "What the model is shown. Raises `VideoError`."
-    if "views" not in sample.recipe:
+    if "views" not in sample.recipe or check_shown(sample.recipe.get("shown", "full")) == "text_only":
         return render(sample)
     budget = Budget(**sample.recipe["budget"])
     return [read_view(budget=budget, **view) for view in sample.recipe["views"]]
@@ -274,7 +276,7 @@ class LocalBackend:
             system = sample.recipe.get("system")
             prompt = encode(self.policy, clips, sample.question, system, label=sample.recipe.get("label", "Clip"))
             waiting[number] = prompt, prompt_hash(clips, sample.question, system)
-            n_bytes += prompt.pixel_values_videos.nbytes
+            n_bytes += 0 if prompt.pixel_values_videos is None else prompt.pixel_values_videos.nbytes
             if len(waiting) >= self.window * self.batch_size or n_bytes > self.window_bytes:
                 yield from self._window(waiting)
                 waiting, n_bytes = {}, 0

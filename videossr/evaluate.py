@@ -27,11 +27,12 @@ from .backends import Backend, LocalBackend, Reply, fingerprint, policy_print
 from .files import json_value, read_json
 from .folders import write_whole
 from .policy import Policy, check_parse, generate_answers
-from .records import FEW, Journal, Record, agree, compare, count_videos, differences, few_mark, few_note, make_record, read_records, sample_id, score, write_records
+from .records import CHANGES_NOTE, FEW, LEAST_NOTE, Journal, Record, agree, changes, changes_cell, compare, count_ends, count_videos, differences, ends_note, few_mark, few_note, make_record, paired, read_records, sample_id, score, write_records
 from .records import clustered_interval as clustered_interval  # noqa: PLC0414  at home there, asked for here
 from .tables import Markup, markdown_text, text_table
 from .tasks import Sample
 from .video import VideoError
+from .viubench import _value
 
 # %% auto #0
 __all__ = ['FunctionBackend', 'by_clip', 'aside_of', 'set_aside', 'asked_again', 'evaluate', 'beside_players', 'peak_rss_gb',
@@ -335,6 +336,14 @@ def _floor(floors: Mapping[str, Any], name: str) -> float | None:
     value = floors.get(name)
     return float(value["floor"]) if isinstance(value, Mapping) else value
 
+
+def _turned(before: Sequence[Record], after: Sequence[Record], by: Sequence[str]) -> dict[str, dict[str, float]]:
+    "How many answers of each group turned right or wrong."
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for one, other in zip(before, paired(before, after), strict=True):
+        groups.setdefault(" ".join(getattr(one, name) for name in by) or "overall", []).append((_value(one), _value(other)))
+    return {group: changes(*zip(*pairs, strict=True)) for group, pairs in groups.items()}
+
 # %% ../nbs/52_evaluate.ipynb #9cc6c59b
 def results(
     before: Sequence[Record],  # held-out samples, first policy
@@ -344,14 +353,14 @@ def results(
     seconds: float,  # the whole run took
     players: Sequence[Record] = (),  # what players said that understand nothing, each under its name; "mixture" is the trained one
     **more: Any,  # further JSON values to keep
-) -> dict[str, Any]:  # tasks, types, overall, seconds, peak_rss_gb
-    "Scores, gains and floors of a run by task, by type and overall, and the number of videos that each line stands on."
+) -> dict[str, Any]:  # tasks, types, overall, seconds, peak_rss_gb, ends (before, after -> as `count_ends`)
+    "Scores, gains and floors of a run by task, by type and overall, how many answers changed, and the number of videos that each line stands on."
 
     def lines(by: Sequence[str]) -> dict[str, dict[str, Any]]:
         scores = [score(before, by=by), score(after, by=by), compare(before, after, by=by)]
-        videos = count_videos(before, by=by)
+        videos, turned = count_videos(before, by=by), _turned(before, after, by)
         columns = {name: dict(zip(("before", "after", "gain"), (one[name] for one in scores), strict=True)) for name in scores[0]}
-        return {name: {"blind": _floor(floors, name), **line, "videos": videos[name]} for name, line in columns.items()}
+        return {name: {"blind": _floor(floors, name), **line, "videos": videos[name], "turned": turned[name]} for name, line in columns.items()}
 
     def floored(found: dict[str, dict[str, Any]], by: Sequence[str]) -> dict[str, dict[str, Any]]:
         return {name: {**line, **beside.get(name, {})} for beside in [beside_players(players, after, by)] for name, line in found.items()}
@@ -362,7 +371,8 @@ def results(
         types.setdefault(task, {})[type] = line
     if all(line["blind"] is not None for line in tasks.values()):
         overall["blind"] = sum(line["blind"] * line["before"]["n"] for line in tasks.values()) / len(before)
-    return {"tasks": tasks, "types": types, "overall": overall, "seconds": seconds, "peak_rss_gb": peak_rss_gb(), **more}
+    ends = {"before": count_ends(before), "after": count_ends(after)}
+    return {"tasks": tasks, "types": types, "overall": overall, "seconds": seconds, "peak_rss_gb": peak_rss_gb(), "ends": ends, **more}
 
 # %% ../nbs/52_evaluate.ipynb #5c01d41a
 def write_results(
@@ -394,10 +404,12 @@ def _cell(score: Mapping[str, float], mark: str, sign: str = "") -> str:
 def results_table(
     found: Mapping[str, Any],  # from `results`
 ) -> str:  # Markdown
-    "The results as a Markdown table with 95 % intervals; those on few videos are marked, and a note says what that means."
+    "The results as a Markdown table with 95 % intervals, least differences and changed answers; intervals on few videos are marked, and notes say what that means. The last line counts replies that were cut off or empty, if any."
     counts: list[int] = []
     known = [name for name in ("low_level", "mixture") if any(name in one for one in found["tasks"].values())]
     heads = ["", "n", "blind floor", *({"low_level": "low-level floor", "mixture": "trained mixture"}[name] for name in known), "before", "after", "gain"]
+    wide = "least" in found["overall"]["gain"] and "turned" in found["overall"]  # not those of earlier releases
+    heads += ["least", "turned"] if wide else []
     heads += ["after above low-level"] if "low_level" in known else []
     rows: list[list[Any]] = []
 
@@ -406,6 +418,7 @@ def results_table(
         mark = few_mark(one.get("videos", FEW))  # earlier runs do not tell
         counts.append(one.get("videos", FEW))
         cells = [*floors, _cell(one["before"], mark), _cell(one["after"], mark), _cell(one["gain"], mark, "+")]
+        cells += [f"{one['gain']['least']:.3f}", changes_cell(one["turned"])] if wide else []
         if "low_level" in known:
             cells.append(_cell(one["above_low_level"], mark, "+") if "above_low_level" in one else "")
         rows.append([label, one["gain"]["n"], *cells])
@@ -416,7 +429,11 @@ def results_table(
         for type, line in types.items() if len(types) > 1 else ():
             add(type, line)
     add(Markup("**overall**"), found["overall"])
-    return "\n\n".join(filter(None, [text_table(heads, rows), few_note(counts)]))
+    ends = found.get("ends", {})
+    if any(ends.values()):
+        cut = {name: str(sum(one.values())) for name, one in ends.items()}
+        rows.append([{"": "replies cut off or empty", "n": found["overall"]["gain"]["n"], **cut}.get(head, "") for head in heads])
+    return "\n\n".join(filter(None, [text_table(heads, rows), ends_note(ends), (LEAST_NOTE + " " + CHANGES_NOTE) * wide, few_note(counts)]))
 
 # %% ../nbs/52_evaluate.ipynb #5378d5e6
 def _check_making(file: Path, name: str, records: Sequence[Record]) -> None:
@@ -441,8 +458,9 @@ def read_runs(
             raise FileNotFoundError(f"no records in {place}: give a file of records, or a folder with records/*.jsonl")
         for file in files:
             records = read_records(file)
-            for name in dict.fromkeys(record.name for record in records):
-                shown = name if name not in runs else f"{name} ({place.name})"
-                runs[shown] = [record for record in records if record.name == name]
+            for name, part in dict.fromkeys((record.name, record.shown) for record in records):
+                called = f"{name} {part}".strip()  # a column is no whole run
+                shown = called if called not in runs else f"{called} ({place.name})"
+                runs[shown] = [record for record in records if (record.name, record.shown) == (name, part)]
                 _check_making(file, name, runs[shown])
     return runs

@@ -26,10 +26,11 @@ from .rewards import answer_of, parse_reply, score_reply
 from .tasks import Sample
 
 # %% auto #0
-__all__ = ['LONGEST', 'ADVICE', 'FEW', 'COVERAGE', 'sample_id', 'Record', 'make_record', 'differences', 'agree', 'count_ends',
-           'ends_note', 'rescore', 'read_records', 'write_records', 'lock_file', 'Journal', 'metric_interval',
-           'clustered_interval', 'few_mark', 'few_note', 'score', 'count_videos', 'denominators', 'paired', 'compare',
-           'sign_flip', 'least_p', 'p_note', 'p_values', 'seed_interval']
+__all__ = ['LONGEST', 'ADVICE', 'POWER', 'LEAST_NOTE', 'FEW', 'COVERAGE', 'RIGHT', 'CHANGES_NOTE', 'sample_id', 'Record',
+           'make_record', 'differences', 'agree', 'count_ends', 'ends_note', 'rescore', 'read_records', 'write_records',
+           'lock_file', 'Journal', 'metric_interval', 'clustered_interval', 'least_alone', 'few_mark', 'few_note',
+           'score', 'count_videos', 'denominators', 'paired', 'compare', 'sign_flip', 'least_p', 'p_note', 'p_values',
+           'exact_p', 'changes', 'changes_cell', 'budget_note', 'seed_interval']
 
 # %% ../nbs/45_records.ipynb #73d67bb7
 def sample_id(
@@ -71,6 +72,7 @@ class Record:
     group: str = ""  # name of the source that this video shares with others; empty: it shares none
     made: dict[str, Any] | None = None  # what made the reply, as `Backend.made` tells it: model and settings; None: not told
     ended: str = ""  # how the reply ended: "stop"; "length" at the token limit; "thought": empty beside a thought; empty: not told
+    shown: str = ""  # of the videos: "one_frame" or "text_only"; empty: as the sample has them
 
     @property
     def cluster(self) -> str:
@@ -78,8 +80,8 @@ class Record:
         return self.group or self.video
 
     def to_json(self) -> str:
-        "One line of JSON; a record without a group, or that does not know what made it or how it ended, does not mention it."
-        values = {name: value for name, value in asdict(self).items() if value or name not in ("group", "made", "ended")}
+        "One line of JSON; a record without a group, or that does not know what made it or how it ended, or of whole videos, does not mention it."
+        values = {name: value for name, value in asdict(self).items() if value or name not in ("group", "made", "ended", "shown")}
         text = json.dumps(values, ensure_ascii=False)
         # a file name that is not Unicode can only be written escaped
         return text if _encodes(text) else json.dumps(values)
@@ -112,7 +114,7 @@ def make_record(
     **more: Any,  # further fields of `Record`: fault, prompt, tokens_in, tokens_out, made, ended
 ) -> Record:
     "Scores one reply. No reply, or one that cannot be read, scores 0."
-    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer, "group": sample.group or ""}
+    about = {"task": sample.task, "type": sample.type, "video": sample.video, "answer": sample.answer, "group": sample.group or "", "shown": sample.recipe.get("shown", "")}
     # two halves of a character make one; a half alone is none, and no file could hold it
     text = "" if reply is None else reply.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     nothing = {"parsed": False, "smooth": 0.0, "strict": 0.0}
@@ -350,30 +352,39 @@ def _left_out(clusters: Sequence[str], most: int = 200) -> tuple[list[np.ndarray
     return [np.flatnonzero(member != number) for number in range(len(sizes))], sizes
 
 
+# %% ../nbs/45_records.ipynb #3f22efb6
+POWER = 0.8  # chance with which the least difference shows
+
+
 def metric_interval(
     metric: Callable[[np.ndarray], float],  # row numbers (k,) of some questions -> their score
     clusters: Sequence[str],  # (n,) the video of each question
     *,
     level: float = 0.95,  # of confidence
     span: tuple[float, float] = (0.0, 1.0),  # of possible scores; the interval keeps to it
-) -> dict[str, float]:  # mean (the metric of all questions), low, high, n
+) -> dict[str, float]:  # mean (the metric of all questions), low, high, n, least (see `LEAST_NOTE`)
     "Any metric with an interval of its own, clustered by video. Raises `ValueError` without questions, or for a score outside `span`."
     if not len(clusters):
         raise ValueError("no records to score")
-    (least, most), value = span, float(metric(np.arange(len(clusters))))
-    if not least - 1e-9 <= value <= most + 1e-9:
-        raise ValueError(f"a score of {value:g} is not between {least:g} and {most:g}: give the range of possible scores as span")
-    rows, sizes = _left_out(clusters)
-    error = math.sqrt(sum((metric(kept) - value) ** 2 for kept in rows) * (len(rows) - 1) / len(rows)) if len(rows) > 1 else math.inf
-    share = (value - least) / (most - least)
+    (bottom, top), value = span, float(metric(np.arange(len(clusters))))
+    if not bottom - 1e-9 <= value <= top + 1e-9:
+        raise ValueError(f"a score of {value:g} is not between {bottom:g} and {top:g}: give the range of possible scores as span")
+    (rows, sizes), width = _left_out(clusters), top - bottom
+    share, error = (value - bottom) / width, math.inf
+    freedom = max(1.0, float(sizes.sum() ** 2 / (sizes**2).sum() - 1))
+    reach, more = _student(0.5 + level / 2, freedom), _student(POWER, freedom)
     if len(rows) == 1:
         low, high = 0.0, 1.0
-    elif error < 1e-9 * (most - least) or not 0 < share < 1:
-        low, high = share * (1 - _unseen(len(rows), level)), share + (1 - share) * _unseen(len(rows), level)
     else:
-        freedom = max(1.0, sizes.sum() ** 2 / (sizes**2).sum() - 1)
-        low, high = _wilson(share, error / (most - least), _student(0.5 + level / 2, float(freedom)))
-    return {"mean": value, "low": float(least + (most - least) * low), "high": float(least + (most - least) * high), "n": len(clusters)}
+        error = math.sqrt(sum((metric(kept) - value) ** 2 for kept in rows) * (len(rows) - 1) / len(rows)) / width
+        unseen = _unseen(len(rows), level)
+        if error < 1e-9 or not 0 < share < 1:
+            low, high = share * (1 - unseen), share + (1 - share) * unseen
+            error = max(error, (high - low) / 2 / reach)  # no spread is no certainty here either
+        else:
+            low, high = _wilson(share, error, reach)
+    least = min(width * (reach + more) * error, max(abs(bottom), abs(top)))
+    return {"mean": value, "low": float(bottom + width * low), "high": float(bottom + width * high), "n": len(clusters), "least": float(least)}
 
 # %% ../nbs/45_records.ipynb #1eca581c
 def clustered_interval(
@@ -382,10 +393,24 @@ def clustered_interval(
     *,
     level: float = 0.95,  # of confidence
     span: tuple[float, float] = (0.0, 1.0),  # of possible values; the interval keeps to it
-) -> dict[str, float]:  # mean, low, high, n
+) -> dict[str, float]:  # mean, low, high, n, least
     "Mean and interval, clustered by video. Raises `ValueError` without values, or for a mean outside `span`."
     values = np.asarray(values, dtype=np.float64)
     return metric_interval(lambda rows: values[rows].mean(), clusters, level=level, span=span)
+
+# %% ../nbs/45_records.ipynb #5546c5a6
+LEAST_NOTE = (
+    "Least: the smallest true difference that so many videos show with a chance of 80 % at a two-sided level of 5 %, (t(0.975) + t(0.8)) times the "
+    "standard error clustered by video; of a run alone, times the square root of 2: against a run whose errors have nothing to do with its own."
+)
+
+
+def least_alone(
+    line: Mapping[str, float],  # from `metric_interval`
+    top: float = 1.0,  # of possible differences; 100 where scores are x 100
+) -> float | None:  # None for lines of earlier releases
+    "The least difference of a lone score from another lone one."
+    return min(top, math.sqrt(2) * line["least"]) if "least" in line else None
 
 # %% ../nbs/45_records.ipynb #34ff77f0
 FEW = 18  # videos; an interval on fewer gets a mark
@@ -432,7 +457,7 @@ def score(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
     metric: str = "smooth",  # or "strict", "parsed"
-) -> dict[str, dict[str, float]]:  # group, e.g. "grounding mirror" or "overall" -> mean, low, high, n
+) -> dict[str, dict[str, float]]:  # group, e.g. "grounding mirror" or "overall" -> mean, low, high, n, least
     "Mean score with a 95 % interval clustered by video, for each group."
     intervals = {}
     for group, rows in _groups(records, by).items():
@@ -487,7 +512,7 @@ def compare(
     *,
     by: Sequence[str] = ("task",),  # fields of `Record` to group by; none for all together
     metric: str = "smooth",  # or "strict"
-) -> dict[str, dict[str, float]]:  # group -> mean, low, high, n
+) -> dict[str, dict[str, float]]:  # group -> mean, low, high, n, least
     "Gain with a 95 % interval, paired by sample and clustered by video. Raises `ValueError` when the samples differ."
     intervals, later = {}, paired(before, after)
     for group, rows in _groups(before, by).items():
@@ -545,6 +570,65 @@ def p_values(
             sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gain
         found[group] = sign_flip(list(sums.values()), seed=seed)
     return found
+
+# %% ../nbs/45_records.ipynb #689228b4
+RIGHT = 0.5  # grade from which on an answer is right: an exact one has 1, one in time its temporal IoU
+
+
+def exact_p(
+    gained: int,  # questions that turned right
+    lost: int,  # questions that turned wrong
+) -> float:  # p-value in (0, 1], two-sided; 1 where nothing changed
+    "McNemar's exact test: how likely a split as uneven would be by chance. Questions count as independent."
+    changed = gained + lost
+    return min(1.0, 2 * sum(math.comb(changed, count) for count in range(min(gained, lost) + 1)) / 2**changed)
+
+
+def changes(
+    before: Sequence[float],  # (n,) grades of the questions
+    after: Sequence[float],  # (n,) of the same questions
+) -> dict[str, float]:  # gained, lost, exact_p
+    "How many questions turned right, and how many wrong."
+    pairs = [(one >= RIGHT, other >= RIGHT) for one, other in zip(before, after, strict=True)]
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    return {"gained": gained, "lost": lost, "exact_p": exact_p(gained, lost)}
+
+
+def changes_cell(
+    found: Mapping[str, float],  # from `changes`
+) -> str:
+    "For a table: turned right, turned wrong, and the p-value."
+    return f"{found['gained']} / {found['lost']} ({found['exact_p']:.2g})"
+
+
+CHANGES_NOTE = "Turned: questions that turned right / wrong, and the two-sided p-value of McNemar's exact test, which takes questions as independent; right is exact, or a temporal IoU of 0.5."
+
+# %% ../nbs/45_records.ipynb #020b8c6c
+_BUDGET = ("max_new_tokens", "form", "format", "min_image_pixels")  # of `Record.made`: how much could be seen and said
+
+
+def budget_note(
+    runs: Mapping[str, Sequence[Record]],  # name -> records, of the same questions
+) -> str:  # empty where nothing tells them apart
+    "A line below a table of several runs: what they were given unequally."
+
+    def told(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{value} ({name})" for name, value in values.items())
+
+    notes = []
+    for key in _BUDGET:
+        said = {name: {record.made[key] for record in records if key in (record.made or {})} for name, records in runs.items()}
+        values = {name: next(iter(one)) for name, one in said.items() if len(one) == 1}
+        notes += [f"{key} {told(values)}"] if len(set(values.values())) > 1 else []
+    prompts: dict[str, set[str]] = {}
+    for record in (record for records in runs.values() for record in records if record.prompt):
+        prompts.setdefault(record.id, set()).add(record.prompt)
+    other = sum(len(found) > 1 for found in prompts.values())
+    notes += [f"{other} of {len(prompts)} questions were shown with other frames or words"] if other else []
+    tokens = {name: np.mean([record.tokens_in for record in records if record.tokens_in] or [0]) for name, records in runs.items()}
+    known = {name: f"{value:,.0f}" for name, value in tokens.items() if value}
+    notes += [f"tokens of a prompt {told(known)}"] if notes and len(set(known.values())) > 1 else []
+    return f"Not on equal terms, so that a gain may be theirs: {'; '.join(notes)}." if notes else ""
 
 # %% ../nbs/45_records.ipynb #2e55e426
 def seed_interval(

@@ -25,7 +25,7 @@ from .backends import Budget
 from .data import find_groups, find_videos, known_groups
 from .files import json_value, read_json, read_json_lines, read_lines, read_text, shown_name
 from .folders import write_whole
-from .records import Record, count_ends, ends_note, few_mark, few_note, metric_interval, p_note, paired, sign_flip
+from .records import CHANGES_NOTE, LEAST_NOTE, Record, budget_note, changes, changes_cell, count_ends, ends_note, few_mark, few_note, least_alone, metric_interval, p_note, paired, sign_flip
 from .floors import low_level_floor
 from .rewards import blind_floor
 from .show import PALETTE, Picture, color_of
@@ -436,12 +436,12 @@ def _mean_of_types(values: np.ndarray, member: np.ndarray) -> Callable[[np.ndarr
 
 
 def _summary(values: Sequence[float], records: Sequence[Record], span: tuple[float, float], types: Types | None) -> dict[str, dict[str, float]]:
-    "Mean, low and high x 100, questions and videos of every line."
+    "Mean, low, high and least difference x 100, questions and videos of every line."
     found, values, videos = {}, np.asarray(values, dtype=np.float64), np.asarray([record.cluster for record in records])
     for name, parts in _lines(records, types).items():
         rows, member = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         line = metric_interval(_mean_of_types(values[rows], member), videos[rows], span=span)
-        found[name] = {**{key: 100 * line[key] for key in ("mean", "low", "high")}, "n": line["n"], "videos": len(set(videos[rows]))}
+        found[name] = {**{key: 100 * line[key] for key in ("mean", "low", "high", "least")}, "n": line["n"], "videos": len(set(videos[rows]))}
     return found
 
 # %% ../nbs/50_viubench.ipynb #c737936a
@@ -449,7 +449,7 @@ def viubench_intervals(
     records: Sequence[Record],  # of one policy
     *,
     types: Types | None = None,  # `VIUBENCH` or `BEYOND`; None: both, whatever the records are of
-) -> dict[str, dict[str, float]]:  # key as in `score_viubench` -> mean, low, high, n, videos
+) -> dict[str, dict[str, float]]:  # key as in `score_viubench` -> mean, low, high, least, n, videos
     "Scores x 100 with 95 % intervals clustered by video; keys whose types are not all there are left out."
     return _summary([_value(record) for record in records], records, (0.0, 1.0), types)
 
@@ -460,16 +460,18 @@ def compare_viubench(
     *,
     types: Types | None = None,  # `VIUBENCH` or `BEYOND`; None: both, whatever the records are of
     seed: int = 0,  # of the random signs
-) -> dict[str, dict[str, float]]:  # key -> mean, low, high, n, videos, p
-    "Gains x 100 with 95 % intervals, paired by question and clustered by video, and two-sided p-values of `sign_flip`."
-    gains = [_value(later) - _value(first) for first, later in zip(before, paired(before, after), strict=True)]
+) -> dict[str, dict[str, float]]:  # key -> mean, low, high, least, n, videos, p, gained, lost, exact_p
+    "Gains x 100 with 95 % intervals, paired by question and clustered by video, two-sided p-values of `sign_flip`, and `changes`."
+    values, later = [[_value(record) for record in records] for records in (before, paired(before, after))]
+    gains = [one - other for one, other in zip(later, values, strict=True)]
     found = _summary(gains, before, (-1.0, 1.0), types)
     for name, parts in _lines(before, types).items():
         sums: dict[str, float] = {}
         for part in parts:
             for row in part:
                 sums[before[row].cluster] = sums.get(before[row].cluster, 0.0) + gains[row] / len(part)
-        found[name]["p"] = sign_flip(list(sums.values()), seed=seed)
+        rows = [row for part in parts for row in part]
+        found[name] |= {"p": sign_flip(list(sums.values()), seed=seed), **changes([values[row] for row in rows], [later[row] for row in rows])}
     return found
 
 # %% ../nbs/50_viubench.ipynb #5bd5b5d0
@@ -616,21 +618,27 @@ def viubench_details(
     names, guessed = list(runs), random_guess()
     gains = compare_viubench(runs[names[0]], runs[names[-1]]) if len(names) > 1 else {}
     beside = [name for name in ("best", "low_level") if name in (floors or {})]
-    head = ["", "n", "guess", *({"best": "blind", "low_level": "low-level"}[name] for name in beside), *names, *(["gain", "p"] if gains else [])]
+    head = ["", "n", "guess", *({"best": "blind", "low_level": "low-level"}[name] for name in beside), *names, *(["gain", "p"] if gains else []), "least", *(["turned"] if gains else [])]
 
     def cell(line: Mapping[str, float] | None, sign: str = "") -> str:
         return Markup("" if line is None else f"{line['mean']:{sign}.1f} [{line['low']:{sign}.1f}, {line['high']:{sign}.1f}]{few_mark(line['videos'])}")
+
+    def least(key: str) -> str:
+        alone = [least_alone(one[key], 100.0) for one in scores.values() if key in one]
+        return f"{gains[key]['least'] if key in gains else max(alone):.1f}" if alone else ""
 
     rows = []
     for key in _keys(scores.values()):
         counted = next((str(one[key]["n"]) for one in scores.values() if key in one), "0")
         row = [_title(key), counted, f"{guessed[key]:.1f}" if key in guessed else "", *("" if floors[name].get(key) is None else f"{floors[name][key]:.1f}" for name in beside)]
         row += [cell(one.get(key)) for one in scores.values()]
-        rows.append([*row, cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else row)
+        row += [cell(gains.get(key), "+"), f"{gains[key]['p']:.3f}" if key in gains else ""] if gains else []
+        row.append(least(key))
+        rows.append([*row, changes_cell(gains[key]) if key in gains else ""] if gains else row)
     ends = {name: count_ends(records) for name, records in runs.items()}
     if any(ends.values()):
-        rows.append(["replies cut off or empty", *[""] * (2 + len(beside)), *(f"{sum(ends[name].values())} of {len(runs[name])}" for name in names), *(["", ""] if gains else [])])
-    notes = ends_note(ends), few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
+        rows.append(["replies cut off or empty", *[""] * (2 + len(beside)), *(f"{sum(ends[name].values())} of {len(runs[name])}" for name in names), *([""] * (4 if gains else 1))])
+    notes = ends_note(ends), budget_note(runs), LEAST_NOTE, CHANGES_NOTE * bool(gains), few_note(line["videos"] for one in scores.values() for line in one.values()), p_note(line["videos"] for line in gains.values())
     return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../nbs/50_viubench.ipynb #2a3d9d3b

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..answers import _NO_ENDS, _WRONG, LETTERS, index_of, option_texts, split_options
-from ..backends import Budget
+from ..backends import Budget, fingerprint
 from ..demo import demo_videos
 from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
 from ..folders import check_links
@@ -33,13 +33,14 @@ from ..records import Record, count_ends, metric_interval, sample_id
 from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, temporal_iou
 from ..tables import markdown_text
 from ..tasks import Sample
+from ..tasks.core import video_key
 
 # %% auto #0
 __all__ = ['PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
            'LENIENT_CHOICE', 'BENCHMARKS', 'Item', 'lettered', 'with_options', 'paper_choice', 'paper_grounding',
            'mean_grade', 'is_right', 'Scorer', 'begin_alike', 'first_character', 'first_letter', 'read_choice',
            'finite', 'first_range', 'best_tiou', 'recall_at', 'pairs_right', 'mean_over', 'Note', 'as_list', 'Source',
-           'choice', 'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark', 'Questions',
+           'choice', 'inline_choice', 'Benchmark', 'register_benchmark', 'find_benchmark', 'view_key', 'Questions',
            'load_benchmark', 'write_rows', 'make_example', 'benchmark_card', 'Graded', 'score_benchmark',
            'blind_scores']
 
@@ -513,6 +514,15 @@ def _locate(root: Path, folders: Sequence[str], name: str, listings: dict[Path, 
                 return path.with_name(found)
     return None
 
+
+def view_key(
+    path: Path,  # of a video, or a folder of its pictures
+) -> str:  # hex digits
+    "Fingerprint of a video, as `video_key`; of a folder, of the names and sizes of its pictures."
+    if not path.is_dir():
+        return video_key(path)
+    return fingerprint(sorted((one.name, one.stat().st_size) for one in path.iterdir() if one.is_file()))
+
 # %% ../../nbs/55_benchmarks/00_core.ipynb #4ef8fa40
 def _spread(units: Sequence[Any], n: int) -> list[Any]:
     "n of the units in their order, all over the sequence; a larger n keeps what a smaller one has."
@@ -555,6 +565,11 @@ class Questions(Sequence):
     def by_id(self) -> dict[str, Item]:
         "The items by their ids."
         return {item.id: item for item in self.items}
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        "Fingerprints of the videos that are there: a file that is replaced makes other samples, which are asked anew."
+        return {name: view_key(path) for name, path in self.paths.items() if path is not None}
 
     @property
     def missing(self) -> list[str]:
@@ -604,7 +619,7 @@ class Questions(Sequence):
         paths = [str(self.paths[name] or self.root / self.benchmark.folders[0] / name) for name in item.videos]
         views = [{"video": path, **({"span": list(item.span)} if item.span else {})} for path in paths]
         # no place in the list: with another limit, the same item is the same sample; its own id keeps it apart from equal ones
-        recipe = {"views": views, "budget": asdict(budget), "label": self.benchmark.label, "item": item.id}
+        recipe = {"views": views, "budget": asdict(budget), "label": self.benchmark.label, "item": item.id, "keys": [self._keys.get(name, "") for name in item.videos]}
         kind = next(iter(item.groups.values()), ("",))
         return Sample(self.benchmark.name, kind[0] if kind else "", paths[0], recipe, question, item.gold)
 
@@ -794,10 +809,10 @@ def _clusters(items: Sequence[Item]) -> list[int]:
 
 
 def _interval(items: Sequence[Item], grades: Sequence[float], metric: Metric) -> dict[str, float]:
-    "A metric x 100 with its own 95 % interval, the number of items and of clusters: videos, or what shares one."
+    "A metric x 100 with its own 95 % interval and least difference, the number of items and of clusters: videos, or what shares one."
     clusters = _clusters(items)
     found = metric_interval(lambda rows: metric([items[row] for row in rows], [grades[row] for row in rows]), clusters)
-    return {**{key: 100 * found[key] for key in ("mean", "low", "high")}, "n": found["n"], "videos": len(set(clusters))}
+    return {**{key: 100 * found[key] for key in ("mean", "low", "high", "least")}, "n": found["n"], "videos": len(set(clusters))}
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #e40855ff
 def _blind_replies(items: Sequence[Item], rng: np.random.Generator) -> dict[str, list[str]]:

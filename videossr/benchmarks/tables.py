@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from matplotlib.figure import Figure
 
 from ..backends import Backend, Budget
 from . import general, grounding, long, reasoning  # registers them  # noqa: F401
-from .core import BENCHMARKS, DOMAINS, Graded, Questions, benchmark_card, blind_scores, find_benchmark, load_benchmark, make_example, score_benchmark
-from ..evaluate import evaluate
+from .core import BENCHMARKS, DOMAINS, Graded, Questions, _clusters, benchmark_card, blind_scores, find_benchmark, load_benchmark, make_example, score_benchmark
+from ..columns import Metric, ask_columns, column_line, columns_table, gain_line
+from ..evaluate import read_runs
 from ..folders import check_links, file_name, write_whole
 from ..policy import Policy
-from ..records import ends_note, few_mark, few_note
+from ..records import CHANGES_NOTE, LEAST_NOTE, Record, budget_note, changes_cell, ends_note, few_mark, few_note, least_alone, sample_id
 from ..show import PALETTE, Picture
 from ..tables import text_table
 
 # %% auto #0
-__all__ = ['PUBLISHED_FRAMES', 'PUBLISHED_BY', 'published_scores', 'benchmark_names', 'public_budget', 'ask_benchmark',
-           'evaluate_benchmarks', 'benchmarks_table', 'benchmark_details', 'draw_benchmarks']
+__all__ = ['PUBLISHED_FRAMES', 'PUBLISHED_BY', 'published_scores', 'benchmark_names', 'benchmark_columns', 'public_budget',
+           'ask_benchmark', 'evaluate_benchmarks', 'benchmarks_table', 'benchmark_details', 'benchmark_columns_table',
+           'compare_benchmarks', 'compare_table', 'draw_benchmarks']
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #2771f90b
 PUBLISHED_FRAMES = (32, 48, 64)
@@ -71,6 +74,28 @@ def benchmark_names(
         asked.update(BENCHMARKS if name == "all" else by_domain.get(name.lower()) or [find_benchmark(name).name])
     return [name for name in BENCHMARKS if name in asked]
 
+# %% ../../nbs/55_benchmarks/05_tables.ipynb #79cced0f
+def _quoted_grades(questions: Questions, records: Sequence[Record]) -> list[float]:
+    "What the paper's scorer gives each item."
+    scorer = next(iter(questions.benchmark.scorers.values()))
+    return [0.0 if record.error else scorer.verdict(record.reply, item) or 0.0 for item, record in zip(questions, records, strict=True)]
+
+
+def _quoted_metric(questions: Questions) -> Metric:
+    "The first metric of the paper's scorer, of rows and grades."
+    metric = next(iter(next(iter(questions.benchmark.scorers.values())).metrics.values()))
+    return lambda rows, grades: metric([questions.items[row] for row in rows], [float(grades[row]) for row in rows])
+
+
+def benchmark_columns(
+    questions: Questions,
+    asked: Mapping[str, Sequence[Record]],  # from `ask_columns`
+) -> dict[str, Any]:  # as `column_line`, and faults
+    "A benchmark in columns, by its quoted metric; a pair that counts only together needs the video where one of it does."
+    grades = {column: _quoted_grades(questions, records) for column, records in asked.items()}
+    line = column_line(grades, _clusters(questions.items), _quoted_metric(questions), [item.pair or item.id for item in questions])
+    return {**line, "faults": sum(record.fault == "video" for record in asked["full"])}
+
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #de8e32e4
 def public_budget(
     frames: int,  # at most
@@ -93,12 +118,13 @@ def ask_benchmark(
     name: str,  # of the model
     budget: Budget,
     prompt: str = "",  # one of the benchmark's prompts; empty: its default
-    **more: Any,  # further arguments of `evaluate`
-) -> dict[str, Any]:  # as `score_benchmark`, and what made the answers
-    "Asks one benchmark with one budget, goes on where an earlier run stopped, and scores."
-    path = Path(folder) / "records" / f"{file_name(questions.benchmark.name)}-{budget.frames}.jsonl"
-    records = evaluate(policy, questions.samples(budget, prompt), path, name=name, grade=Graded(questions), **more)
-    return {**score_benchmark(questions, records), "made": records[0].made}
+    **more: Any,  # further arguments of `ask_columns`, as `columns`, and of `evaluate`
+) -> dict[str, Any]:  # as `score_benchmark`, what made the answers, and the columns as `benchmark_columns`
+    "Asks one benchmark with one budget, goes on where an earlier run stopped, and scores. One frame, and text only, are asked once for all budgets."
+    stem = file_name(questions.benchmark.name)
+    path = Path(folder) / "records" / f"{stem}-{budget.frames}.jsonl"
+    asked = ask_columns(policy, questions.samples(budget, prompt), path, stem=stem, name=name, grade=Graded(questions), **more)
+    return {**score_benchmark(questions, asked["full"]), "made": asked["full"][0].made, "columns": benchmark_columns(questions, asked)}
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #693966e2
 def evaluate_benchmarks(
@@ -144,14 +170,14 @@ def benchmarks_table(
     "A line for each benchmark and budget, by domain, with the published numbers. Raises `ValueError` for an unknown form."
     cut = {f"{line['title']} ({frames})": one.get("ends") or {} for line in found.values() for frames, one in line["frames"].items()}
     ended = ["cut off"] if any(cut.values()) else []  # or empty beside a thought
-    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "official", "of those read", *ended, "blind", *(f"{model} (paper)" for model in published_scores())]
+    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "least", "official", "of those read", *ended, "blind", *(f"{model} (paper)" for model in published_scores())]
     rows = []
     for name, line in found.items():
         for frames, one in line["frames"].items():
             scores, span = one["scores"]["paper"], one["intervals"]["paper"]
             official = one["scores"].get("official", {"all": {}})["all"]
             metric = next(key for key in scores["all"] if key != "n")
-            mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
+            mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(least_alone(span, 100.0)), _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
             known = [_cell(model.get(name, {}).get(int(frames))) for model in published_scores().values()]
             rows.append([line["title"], frames, str(one["items"]), metric, *mine, *(str(sum(cut[f"{line['title']} ({frames})"].values())) for _ in ended), _cell(line["blind"]["best"]), *known])
     budgets = [(line["title"], one) for line in found.values() for one in line["frames"].values()]
@@ -160,7 +186,7 @@ def benchmarks_table(
     totals = Counter()
     for ends in cut.values():
         totals.update(ends)
-    notes = [ends_note({"": totals}, "{count} in all"), few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
+    notes = [ends_note({"": totals}, "{count} in all"), LEAST_NOTE, few_note(one["intervals"]["paper"]["videos"] for _, one in budgets), alike]
     return "\n\n".join([text_table(head, rows, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #2e7b18a0
@@ -176,6 +202,71 @@ def benchmark_details(
     tables = [text_table(head, rows)]
     tables += [text_table(["part", "n", *first["scores"]], parts)] if parts else []
     return "\n\n".join(tables)
+
+# %% ../../nbs/55_benchmarks/05_tables.ipynb #caffca58
+def benchmark_columns_table(
+    found: Mapping[str, Any],  # from `evaluate_benchmarks`
+    *,
+    form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
+) -> str:
+    "The columns of each benchmark and budget, see `columns_table`."
+    lines = {f"{line['title']}, {frames} frames": one["columns"] for line in found.values() for frames, one in line["frames"].items()}
+    return columns_table(lines, form=form)
+
+# %% ../../nbs/55_benchmarks/05_tables.ipynb #5a8d7f94
+def compare_benchmarks(
+    names: str | Sequence[str],  # see `benchmark_names`
+    data_dir: str | Path,  # as it was asked; empty: the made-up files in the first folder
+    folders: Sequence[str | Path],  # of runs; those of the first are compared with all others
+    *,
+    name: str,  # of the model in the first folder
+    frames: Sequence[int] = PUBLISHED_FRAMES,
+    limit: int = 0,  # items of each benchmark, about; 0: all
+    max_pixels: int = 512 * 512,  # of a frame
+    settings: Mapping[str, Mapping[str, str]] | None = None,  # benchmark -> its settings
+) -> list[dict[str, Any]]:  # benchmark, frames, run, n, gain (as `gain_line`; None: not the same questions), note
+    "What one run gains over others, by the quoted metric, on the questions that both answered; and what they were given unequally."
+    rows = []
+    for bench in benchmark_names(names):
+        place = Path(data_dir) / bench if data_dir else Path(folders[0]) / "examples" / bench
+        questions = load_benchmark(bench, place, limit=limit, **_settings_for(bench, settings or {}))
+        for count in frames:
+            ids = [sample_id(sample) for sample in questions.samples(public_budget(count, max_pixels))]
+            files = [path for folder in folders if (path := Path(folder) / "records" / f"{file_name(bench)}-{count}.jsonl").exists()]
+            runs = {run: {record.id: record for record in records} for run, records in read_runs(files).items()} if files else {}
+            mine = runs.pop(name)
+            for run, other in runs.items():
+                rows.append({"title": questions.benchmark.title, "frames": count, "run": run, **_gain_over(questions, ids, mine, other, name, run)})
+    return rows
+
+
+def _gain_over(questions: Questions, ids: Sequence[str], mine: Mapping[str, Record], other: Mapping[str, Record], name: str, run: str) -> dict[str, Any]:
+    "One comparison; of part of the items where the other run did not answer all."
+    kept = [row for row, one in enumerate(ids) if one in other]
+    part = replace(questions, items=tuple(questions.items[row] for row in kept))
+    pair = [[found[ids[row]] for row in kept] for found in (other, mine)]
+    note = f"{len(ids) - len(kept)} of {len(ids)} items not answered by {run} with these frames, videos and words; " if len(kept) < len(ids) else ""
+    if not kept:
+        return {"n": 0, "gain": None, "note": note}
+    gain = gain_line(*(_quoted_grades(part, records) for records in pair), _clusters(part.items), _quoted_metric(part))
+    return {"n": len(kept), "gain": gain, "note": note + budget_note({run: pair[0], name: pair[1]})}
+
+# %% ../../nbs/55_benchmarks/05_tables.ipynb #caa429cd
+def compare_table(
+    rows: Sequence[Mapping[str, Any]],  # from `compare_benchmarks`
+    *,
+    form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
+) -> str:
+    "A line for each benchmark, budget and other run: the gain over it with its interval, and how many answers turned."
+    head = ["Benchmark", "frames", "gain over", "n", "gain", "least", "turned"]
+    lines = []
+    for row in rows:
+        gain = row["gain"]
+        cells = [f"{gain['mean']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]{few_mark(gain['videos'])}", _cell(gain["least"]), changes_cell(gain)] if gain else [""] * 3
+        lines.append([row["title"], str(row["frames"]), row["run"], str(row["n"]), *cells])
+    notes = [LEAST_NOTE, CHANGES_NOTE, few_note(row["gain"]["videos"] for row in rows if row["gain"])] * bool(rows)
+    notes += [f"{row['title']}, {row['frames']} frames, {row['run']}: {row['note']}" for row in rows if row["note"]]
+    return "\n\n".join([text_table(head, lines, form=form), *filter(None, notes if form == "markdown" else ())])
 
 # %% ../../nbs/55_benchmarks/05_tables.ipynb #381bfb21
 def _draw_benchmark(axes: Any, name: str, line: Mapping[str, Any] | None) -> None:

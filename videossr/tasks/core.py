@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +23,10 @@ from ..files import TextError, json_value, shown_name
 from ..video import Clip, VideoError, read_clip, read_pictures
 
 # %% auto #0
-__all__ = ['TASKS', 'CLIP_CACHE', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading', 'video_key',
-           'has_key', 'sample_rng', 'Task', 'any_channel', 'packed', 'channel_means', 'scaled', 'thumbnails',
-           'preferred', 'register', 'find_task', 'ClipCache', 'of_clip', 'SampleSource', 'make_sample', 'row_reading',
-           'frames_clip', 'render']
+__all__ = ['TASKS', 'CLIP_CACHE', 'SHOWN', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading',
+           'video_key', 'has_key', 'sample_rng', 'Task', 'any_channel', 'packed', 'channel_means', 'scaled',
+           'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'of_clip', 'SampleSource', 'make_sample',
+           'row_reading', 'frames_clip', 'check_shown', 'shown_as', 'middle_frame', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -507,13 +507,51 @@ def frames_clip(
     frames = read_pictures(paths, max_pixels, min_pixels)
     return Clip(frames, np.arange(len(frames)) / fps, str(Path(paths[0]).parent))
 
+# %% ../../nbs/10_tasks/00_core.ipynb #aa3d6434
+SHOWN = ("full", "one_frame", "text_only")  # what a question is asked with: its videos, the middle frame of each, or nothing
+
+
+def check_shown(
+    shown: str,
+) -> str:
+    "One of `SHOWN`; raises `ValueError` for any other word."
+    if shown not in SHOWN:
+        raise ValueError(f"no column {shown!r}; choose from {', '.join(SHOWN)}")
+    return shown
+
+
+def shown_as(
+    sample: Sample,
+    shown: str,  # one of `SHOWN`
+) -> Sample:
+    "The same question asked with more or less of its videos. What no longer matters is left out of the recipe: budgets that differ in frames alone share one."
+    recipe = {name: value for name, value in sample.recipe.items() if name != "shown"} | ({} if check_shown(shown) == "full" else {"shown": shown})
+    if shown == "one_frame" and "budget" in recipe:
+        recipe["budget"] = {**recipe["budget"], "frames": 1}
+    if shown == "text_only":
+        recipe = {name: value for name, value in recipe.items() if name not in ("budget", "keys")}
+    return replace(sample, recipe=recipe)
+
+
+def middle_frame(
+    clip: Clip,  # of any length
+) -> Clip:  # of one frame, with its time
+    "The frame in the middle."
+    middle = slice(len(clip) // 2, len(clip) // 2 + 1)
+    return Clip(clip.frames[middle], clip.times[middle], clip.source)
+
 # %% ../../nbs/10_tasks/00_core.ipynb #a3b0785e
 def render(
     sample: Sample,  # as made or loaded
 ) -> list[Clip]:  # one clip, or several for a task that shows several videos
-    "The clips that the model sees: the same pixels each time. Raises `VideoError` when a video is gone, broken or another one, `ValueError` for a recipe that is none."
+    "The clips that the model sees: the same pixels each time; see `shown_as` for fewer. Raises `VideoError` when a video is gone, broken or another one, `ValueError` for a recipe that is none."
+    recipe = dict(sample.recipe)
+    shown = check_shown(recipe.pop("shown", "full"))
+    if shown == "text_only":
+        return []
     try:
-        return _follow(sample, dict(sample.recipe))
+        clips = _follow(sample, recipe)
+        return list(map(middle_frame, clips)) if shown == "one_frame" else clips
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{sample.task} {sample.type} of {sample.video}: its recipe cannot be followed ({type(error).__name__}: {error!s:.200})") from error
 
