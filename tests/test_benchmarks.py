@@ -1,4 +1,4 @@
-"All sixteen public benchmarks from files of the official shape to the table, with the tiny policy; traps of general questions and long video."
+"All public benchmarks from files of the official shape to the table, with the tiny policy; traps of general questions and long video."
 import json
 import shutil
 from dataclasses import replace
@@ -45,8 +45,8 @@ def found(examples, tmp_path_factory):
     return evaluate_benchmarks(backend, "all", examples, tmp_path_factory.mktemp("run"), **DIALS)
 
 
-def test_all_sixteen_run_end_to_end(found):
-    assert list(found) == list(BENCHMARKS) == list(published_scores()["VideoSSR-8B"])
+def test_all_run_end_to_end(found):
+    assert list(found) == list(BENCHMARKS) and list(BENCHMARKS)[:16] == list(published_scores()["VideoSSR-8B"])
     for name, line in found.items():
         one = line["frames"]["4"]
         assert one["items"] > 0 and not one["faults"], name
@@ -55,7 +55,7 @@ def test_all_sixteen_run_end_to_end(found):
             assert set(kinds) == {"all", "videos present", "parsed"}
             assert all(0 <= value <= 100 for kind in kinds.values() for key, value in kind.items() if key != "n" and value is not None)
     lines = benchmarks_table(found).splitlines()
-    assert len([line for line in lines if line.startswith("|")]) == 18 and all("| paper" not in line for line in lines[2:])
+    assert len([line for line in lines if line.startswith("|")]) == 2 + len(BENCHMARKS) and all("| paper" not in line for line in lines[2:])
     assert lines[-1] == few_note(line["frames"]["4"]["intervals"]["paper"]["videos"] for line in found.values()) != ""
 
 
@@ -65,12 +65,7 @@ def test_truth_scores_100_and_is_asked_once(name, examples, tmp_path):
     golds = {str(item.id): item for item in questions}
 
     def truth(sample):
-        item = golds[sample.recipe["item"]]
-        if isinstance(item.answer, int):
-            return item.gold if item.gold in item.labels else item.labels[item.answer]
-        if isinstance(item.answer[0], int):
-            return f"Correct order: {item.gold.replace(',', ', ')}"
-        return item.gold.split("; ")[0]
+        return truth_of(golds[sample.recipe["item"]])
 
     model = Answers(truth)
     options = {"name": "oracle", "budget": public_budget(4, 64 * 64), "progress": False}
@@ -164,7 +159,7 @@ def test_a_larger_limit_keeps_what_was_asked(name, examples, tmp_path):
 
 def truth_of(item):
     "The right answer, as the paper's scorer reads it."
-    if isinstance(item.answer, int):
+    if isinstance(item.answer, int | float | str):
         return item.gold
     return f"Correct order: {item.gold.replace(',', ', ')}" if isinstance(item.answer[0], int) else item.gold.split("; ")[0]
 

@@ -1,7 +1,7 @@
-"""The sixteen public benchmarks of the VideoSSR paper. Importing this package registers them in `BENCHMARKS`, in the paper's order."""
+"""The sixteen public benchmarks of the VideoSSR paper, in its order, and seven that papers since then report. Importing this package registers them in `BENCHMARKS`."""
 
 # the order in which they are imported is their order in BENCHMARKS, and so in every table
-from videossr.benchmarks import general, long, grounding, reasoning  # noqa: I001
+from videossr.benchmarks import general, long, grounding, reasoning, recent, stricter  # noqa: I001
 from videossr.benchmarks.core import (
     BENCHMARKS,
     Benchmark,
@@ -36,6 +36,8 @@ __all__ = [
     "make_example",
     "published_scores",
     "reasoning",
+    "recent",
     "register_benchmark",
     "score_benchmark",
+    "stricter",
 ]
