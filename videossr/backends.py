@@ -38,7 +38,7 @@ from .data.export import resize_clip
 from .files import json_value
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
 from .tasks import Sample, render
-from .tasks.core import CLIP_CACHE, check_shown, frames_clip
+from .tasks.core import CLIP_CACHE, check_shown, frames_clip, less_of
 from .video import Clip, VideoError, fit_size, need_av, probe
 
 # %% auto #0
@@ -154,7 +154,7 @@ def clips_of(
     if "views" not in sample.recipe or check_shown(sample.recipe.get("shown", "full")) == "text_only":
         return render(sample)
     budget = Budget(**sample.recipe["budget"])
-    return [read_view(budget=budget, **view) for view in sample.recipe["views"]]
+    return less_of([read_view(budget=budget, **view) for view in sample.recipe["views"]], sample)
 
 # %% ../nbs/46_backends.ipynb #556f740c
 def prompt_hash(

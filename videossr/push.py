@@ -152,7 +152,7 @@ def push_dataset(
 # %% ../nbs/58_push.ipynb #36aa1bdd
 _SHOWN = (  # of a run's settings
     "mix pretext answer difficulty n_train n_held_out warm_steps warm_rate steps groups group_size learning_rate beta max_new_tokens parse strict refill lora_rank "
-    "dtype adaptive grpo options reward seed"
+    "dtype adaptive grpo options reward control seed"
 )
 
 

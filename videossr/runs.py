@@ -40,6 +40,7 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .answers import ANSWER_REWARDS
 from .checkpoints import dress_as_published, shipped
+from .controls import CONTROLS, controlled
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
 from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
@@ -101,6 +102,7 @@ class TrainSettings:
     grpo: str = "demo"  # further settings: "demo" or "paper" of `VideoGRPOConfig`
     options: dict[str, Any] = field(default_factory=dict)  # further fields of `VideoGRPOConfig`, where they differ from that
     reward: str = ""  # what to train with instead of the tasks' own rewards, as "my_module:f*0.5, my_module:g"; with `data`, on its rows alone
+    control: str = ""  # what is taken away for a comparison, one of `videossr.controls.CONTROLS`; empty: nothing
     data: str = ""  # rows of one's own: a file, folder or dataset, several with commas between; empty: pretext samples alone
     pretext: float | None = None  # share of the training prompts that are pretext samples, where there is `data`; None: half of them
     answer: str = ""  # how rows are scored, a key of `ANSWER_REWARDS`; empty: "auto", by the shape of each answer
@@ -117,7 +119,7 @@ PRESETS: dict[str, TrainSettings] = {
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "adaptive": ("", *KINDS), "dtype": ("float32", "bfloat16"), "final_dtype": ("", "float32", "bfloat16", "float16"), "markers": MARKERS,
-    "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"),
+    "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"), "control": ("", *CONTROLS),
 }  # fmt: skip
 _LEAST = {
     "n_train": 1, "n_held_out": 1, "warm_steps": 0, "steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "beta": 0, "max_new_tokens": 1, "refill": 0,
@@ -188,6 +190,10 @@ def train_settings(
         raise ValueError("warm_rate would change nothing: warm_steps is 0")
     if made.reward and made.adaptive:
         raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
+    if made.control and made.data:
+        raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
+    if made.control == "frozen_vision" and made.lora_rank:
+        raise ValueError("control=frozen_vision trains all other weights; leave lora_rank out")
     if made.prefetch < 0:
         raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
     return _with_data(made, changes)
@@ -484,7 +490,7 @@ def make_train(
     made, refusals = [], []
     for one in mixes if n_pretext else ():
         samples, left_out = build_samples(videos, one, n_pretext, seed, near_duplicates=False, progress=progress)
-        made, refusals = [*made, samples], [*refusals, left_out]
+        made, refusals = [*made, controlled(samples, settings.control, seed)], [*refusals, left_out]
     if settings.data:
         made.append(draw_own(own, n_own, seed))
         question_rows([*chain(*made)])  # rows of several files must fit together
@@ -895,6 +901,8 @@ def train_policy(
     rewards, weights = _rewards_of(settings, reward)
     _record_rewards(run, None if reward is None else rewards)
     config = grpo_config(run, settings, seed, **{"reward_weights": weights, **changes})
+    if settings.control == "frozen_vision":
+        policy.model.model.visual.requires_grad_(False)
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
     rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
     rungs = run.read_json("samples/rungs.json") if settings.adaptive else None

@@ -35,7 +35,8 @@ from .tasks import Sample
 
 # %% auto #0
 __all__ = ['Arm', 'task_arms', 'scale_arms', 'type_arms', 'distinct', 'Sweep', 'run_arm', 'run_sweep', 'read_sweep', 'gains',
-           'difference', 'draw_gains', 'draw_transfer', 'saturation', 'draw_saturation']
+           'difference', 'seed_p', 'holm', 'over_controls', 'draw_gains', 'draw_transfer', 'saturation',
+           'draw_saturation']
 
 # %% ../nbs/56_sweep.ipynb #185f9716
 @dataclass(frozen=True)
@@ -273,6 +274,53 @@ def difference(
     change = np.subtract(values[first], values[second])
     low, high = seed_interval(change)
     return {"mean": float(change.mean()), "low": low, "high": high}
+
+# %% ../nbs/56_sweep.ipynb #91d54a4d
+def seed_p(
+    values: Sequence[float],  # (seeds,) a difference for each seed
+) -> float:  # two-sided; 1 for one seed, or for equal values
+    "The p-value of a mean over seeds that differs from 0: the level at which `seed_interval` just holds it."
+    if not np.isfinite(seed_interval(values)).all():
+        return 1.0
+    low, high = 1e-6, 1 - 1e-6  # the p-value lies between
+    for _ in range(40):
+        middle = (low + high) / 2
+        bottom, top = seed_interval(values, level=1 - middle)
+        low, high = (low, middle) if bottom > 0 or top < 0 else (middle, high)
+    return (low + high) / 2
+
+
+def holm(
+    p_values: Sequence[float],
+) -> list[float]:  # in the same order, at most 1
+    "p-values that hold for all claims together (Holm 1979)."
+    order, found, most = np.argsort(p_values, kind="stable"), [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        most = max(most, min(1.0, (len(p_values) - rank) * p_values[place]))
+        found[place] = most
+    return found
+
+# %% ../nbs/56_sweep.ipynb #1e2565a0
+def over_controls(
+    table: pd.DataFrame,  # from `read_sweep`
+    controls: Sequence[str],  # names of arms that say nothing about the task
+    by: Sequence[str] = ("task",),  # a claim for each; empty: the mean of the tasks
+    *,
+    metric: str = "smooth",  # or "strict"
+) -> pd.DataFrame:  # arm, the columns of `by`, control (the best), gain, over (the best control), low, high (95 % over seeds), p, p_holm
+    "What each arm gains over its best control. Raises `ValueError` for a control that is not there."
+    lines, each = [], gains(table, by, metric=metric)
+    if missing := set(controls) - set(each["arm"]):
+        raise ValueError(f"no arm {', '.join(sorted(missing))}; there are {', '.join(dict.fromkeys(each['arm']))}")
+    for key, part in each.groupby([*by], sort=False) if by else [((), each)]:
+        part = part.set_index("arm")
+        best = part.loc[[*controls], "gain"].idxmax()
+        for arm in part.index.difference(controls, sort=False):
+            over = np.subtract(part.loc[arm, "seeds"], part.loc[best, "seeds"])
+            low, high = seed_interval(over)
+            lines.append({"arm": arm, **dict(zip(by, key)), "control": best, "gain": part.loc[arm, "gain"], "over": over.mean(), "low": low, "high": high, "p": seed_p(over)})
+    found = pd.DataFrame(lines)
+    return found.assign(p_holm=holm(found["p"]))
 
 # %% ../nbs/56_sweep.ipynb #0846516f
 def _label(arm: str) -> str:

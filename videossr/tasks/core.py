@@ -26,7 +26,7 @@ from ..video import Clip, VideoError, read_clip, read_pictures
 __all__ = ['TASKS', 'CLIP_CACHE', 'SHOWN', 'Difficulty', 'Unsolvable', 'Sample', 'files_of', 'check_inside', 'check_reading',
            'video_key', 'has_key', 'sample_rng', 'Task', 'any_channel', 'packed', 'channel_means', 'scaled',
            'thumbnails', 'preferred', 'register', 'find_task', 'ClipCache', 'of_clip', 'SampleSource', 'make_sample',
-           'row_reading', 'frames_clip', 'check_shown', 'shown_as', 'middle_frame', 'render']
+           'row_reading', 'frames_clip', 'check_shown', 'shown_as', 'middle_frame', 'less_of', 'render']
 
 # %% ../../nbs/10_tasks/00_core.ipynb #c5361a48
 @dataclass(frozen=True, kw_only=True)
@@ -508,7 +508,7 @@ def frames_clip(
     return Clip(frames, np.arange(len(frames)) / fps, str(Path(paths[0]).parent))
 
 # %% ../../nbs/10_tasks/00_core.ipynb #aa3d6434
-SHOWN = ("full", "one_frame", "text_only")  # what a question is asked with: its videos, the middle frame of each, or nothing
+SHOWN = ("full", "shuffled", "one_frame", "blank", "text_only")  # what a question is asked with: its videos, their frames in any order, the middle one, grey ones, or nothing
 
 
 def check_shown(
@@ -524,7 +524,7 @@ def shown_as(
     sample: Sample,
     shown: str,  # one of `SHOWN`
 ) -> Sample:
-    "The same question asked with more or less of its videos. What no longer matters is left out of the recipe: budgets that differ in frames alone share one."
+    "The same question asked with less of its videos. What no longer matters is left out of the recipe: budgets that differ in frames alone share one."
     recipe = {name: value for name, value in sample.recipe.items() if name != "shown"} | ({} if check_shown(shown) == "full" else {"shown": shown})
     if shown == "one_frame" and "budget" in recipe:
         recipe["budget"] = {**recipe["budget"], "frames": 1}
@@ -532,7 +532,7 @@ def shown_as(
         recipe = {name: value for name, value in recipe.items() if name not in ("budget", "keys")}
     return replace(sample, recipe=recipe)
 
-
+# %% ../../nbs/10_tasks/00_core.ipynb #2f05cf40
 def middle_frame(
     clip: Clip,  # of any length
 ) -> Clip:  # of one frame, with its time
@@ -540,18 +540,30 @@ def middle_frame(
     middle = slice(len(clip) // 2, len(clip) // 2 + 1)
     return Clip(clip.frames[middle], clip.times[middle], clip.source)
 
+
+def less_of(
+    clips: Sequence[Clip],
+    sample: Sample,  # that they belong to; its recipe may say how it is shown
+) -> list[Clip]:
+    "The clips as their sample is shown: whole, shuffled, their middle frames, or grey with the same sizes and times."
+    shown = sample.recipe.get("shown", "full")
+    if shown == "shuffled":
+        rng = np.random.default_rng([sample.seed, sample.index])
+        return [Clip(clip.frames[rng.permutation(len(clip))], clip.times, clip.source) for clip in clips]
+    if shown == "blank":
+        return [Clip(np.full_like(clip.frames, 128), clip.times, clip.source) for clip in clips]
+    return list(map(middle_frame, clips)) if shown == "one_frame" else [*clips]
+
 # %% ../../nbs/10_tasks/00_core.ipynb #a3b0785e
 def render(
     sample: Sample,  # as made or loaded
 ) -> list[Clip]:  # one clip, or several for a task that shows several videos
     "The clips that the model sees: the same pixels each time; see `shown_as` for fewer. Raises `VideoError` when a video is gone, broken or another one, `ValueError` for a recipe that is none."
     recipe = dict(sample.recipe)
-    shown = check_shown(recipe.pop("shown", "full"))
-    if shown == "text_only":
+    if check_shown(recipe.pop("shown", "full")) == "text_only":
         return []
     try:
-        clips = _follow(sample, recipe)
-        return list(map(middle_frame, clips)) if shown == "one_frame" else clips
+        return less_of(_follow(sample, recipe), sample)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{sample.task} {sample.type} of {sample.video}: its recipe cannot be followed ({type(error).__name__}: {error!s:.200})") from error
 
