@@ -247,6 +247,27 @@ def test_ablations(environment, tmp_path):
 
 
 @pytest.mark.slow
+def test_controls(environment, tmp_path):
+    "Every control of one seed with a single step: a line for each arm, and a claim for each task and true reward."
+    small = {"seeds": "0", "n_train": 8, "n_held_out": 6, "steps": 1, "options": "groups=1 groups_at_once=1 group_size=2 max_new_tokens=3", "output_dir": tmp_path / "runs"}
+    done = papermill(ROOT / "nbs" / "experiments" / "controls.ipynb", tmp_path / "out.ipynb", small, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    arms = {path.parent.name for path in (tmp_path / "runs").rglob("results.json")}
+    assert arms == {"true-smooth", "true-strict", "random-reward", "format-reward", "shuffled-answers", "blank", "frozen-vision"}
+    assert (tmp_path / "out.ipynb").read_text().count("cannot tell") >= 6, "one seed tells nothing"
+
+
+@pytest.mark.slow
+def test_transfer(environment, tmp_path):
+    "Every arm of one seed, and four domains of downstream questions about painted shores."
+    small = {"seeds": "0", "n_train": 8, "n_held_out": 6, "steps": 1, "n_lessons": 4, "options": "groups=1 groups_at_once=1 group_size=2 max_new_tokens=3", "output_dir": tmp_path / "runs"}
+    done = papermill(ROOT / "nbs" / "experiments" / "transfer.ipynb", tmp_path / "out.ipynb", small, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "runs").rglob("results.json"))) == len(list((tmp_path / "runs").rglob("downstream-shores-*.parquet"))) - 1 == 7
+    assert "reasoning" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.slow
 def test_own_and_pretext(environment, tmp_path):
     "The arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
     small = {"seeds": "0", "n_videos": 12, "n_train": 12, "n_held_out": 8, "warm_steps": 2, "steps": 2, "groups": 2, "group_size": 4, "output_dir": tmp_path / "runs"}
