@@ -123,7 +123,7 @@ def _read_timelens(source: Source) -> Iterator[Item]:
 def _timelens_example(folder: Path, video: Callable[[str], None]) -> None:
     "Made-up moments: queries with a period and a line break, several on one video."
     for place, name in enumerate(TIMELENS_SETS):
-        rows = {f"toy{k}": {"duration": 31.0 + k, "spans": [[2 + place, 9.5], [10, 24]][: 2 - k], "queries": ["A disc\nmoves to the right.", "The square is seen"][: 2 - k]} for k in range(2)}
+        rows = {f"toy{k}": {"duration": 31.0 + k, "spans": [[2 + place, 9], [10, 24]][: 2 - k], "queries": ["A disc\nmoves to the right.", "The square is seen"][: 2 - k]} for k in range(2)}
         write_rows(folder / f"{name}-timelens.json", rows)
         for own in rows:
             video(f"videos/{name}/{own}.mp4")
