@@ -1,5 +1,6 @@
 "What papers on video RL report beside the paper's sixteen: verdicts and scores by hand, official rows that are odd, and the functions of lmms-eval where that is installed."
 
+import ast
 import importlib.util
 import itertools
 
@@ -174,6 +175,17 @@ def test_timelens_quotes_the_mean_of_its_sets():
     assert found == pytest.approx({"mIoU": 0.3, "R@0.3": 0.5, "R@0.5": 1 / 3, "R@0.7": 1 / 6})
 
 
+@pytest.mark.parametrize("answer", ["", "AB", "G", "a", None])
+def test_an_answer_is_one_letter(answer, tmp_path):
+    "An empty one is none, and not the first."
+    film = {"video ID": "v", "Question ID": 1, "Question Type": "SR", "Question": "Why?", "Options": dict.fromkeys("ABCDEF", "x"), "Answer": "F"}
+    questions = load_benchmark("video_holmes", write(tmp_path, "test_Video-Holmes.json", [film, {**film, "Answer": answer}]))
+    assert [item.gold for item in questions] == ["F"] and len(questions.notes) == 1
+    lecture = {"id": "v1", "video": "x/videos/Art/0.mp4", "question_type": "multiple-choice", "question": "Why?", "choices": dict.fromkeys("ABCDE", "x"), "answer": "E"}
+    questions = load_benchmark("mmvu", write(tmp_path, "validation.json", [lecture, {**lecture, "answer": answer}]))
+    assert [item.gold for item in questions] == ["E"] and len(questions.notes) == 1
+
+
 def test_vsibench_needs_a_number(tmp_path):
     row = {"id": 1, "dataset": "scannet", "scene_name": "s", "question_type": "object_counting", "question": "How many?", "ground_truth": "2", "options": None}
     questions = load_benchmark("vsibench", write(tmp_path, "test.jsonl", [row, *({**row, "ground_truth": text} for text in ("0", "-1", "nan", "inf", "two"))]))
@@ -204,6 +216,7 @@ def test_readers_agree_with_lmms_eval():
     for reply in replies(["A", "G", "H", "I", "Final Answer: ", "Answer:", "The best answer is ", "\n", " a boat", ") "], 6):
         assert (stricter.read_v2(reply, EIGHT) or "") == letters(reply), reply
     relevance, logic = (peer("videomme_v2/utils.py", name) for name in ("cal_relevance", "cal_logic"))
+    logic.__globals__["ast"] = ast  # which its file imports
     for structure, right in itertools.product(GROUPS, itertools.product((0, 1), repeat=4)):
         theirs = logic(right, structure) if structure else relevance(right)
         assert 100 * stricter.group_score(right, structure) == pytest.approx(theirs)

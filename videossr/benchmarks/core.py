@@ -306,17 +306,18 @@ def pairs_right(
 
 def mean_over(
     breakdown: str,  # key of `Item.groups`
+    metric: Metric = mean_grade,  # of each part
 ) -> Metric:
     "The unweighted mean over the parts of a breakdown."
 
-    def metric(items: Sequence[Item], grades: Sequence[float]) -> float:
-        parts: dict[str, list[float]] = {}
-        for item, grade in zip(items, grades, strict=True):
+    def mean(items: Sequence[Item], grades: Sequence[float]) -> float:
+        parts: dict[str, list[int]] = {}
+        for row, item in enumerate(items):
             for value in item.groups[breakdown]:
-                parts.setdefault(value, []).append(grade)
-        return float(np.mean([np.mean(mine) for mine in parts.values()]))
+                parts.setdefault(value, []).append(row)
+        return float(np.mean([metric([items[row] for row in mine], [grades[row] for row in mine]) for mine in parts.values()]))
 
-    return metric
+    return mean
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #74c24999
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from videossr.benchmarks.core import (
     with_options,
     write_rows,
 )
+from .reasoning import place_of
 
 # %% auto #0
 __all__ = ['VSIBENCH_TYPES', 'MMVU_DISCIPLINES', 'HOLMES_TYPES', 'MLVU_TASKS', 'two_rules', 'relative_accuracy', 'first_token',
@@ -209,7 +210,7 @@ def _read_mmvu(source: Source) -> Iterator[Item]:
         if row["question_type"] == "open-ended":
             return Item(row["id"], (video,), row["question"].strip(), str(row["answer"]).strip(), groups=groups)
         options = [str(row["choices"][letter]) for letter in LETTERS[: len(row["choices"])]]
-        return choice(row["id"], video, row["question"], options, LETTERS.index(row["answer"].strip()), groups=groups)
+        return choice(row["id"], video, row["question"], options, place_of(row["answer"], len(options)), groups=groups)
 
     for path in source.find("validation.json", "validation-*.parquet"):
         asked = [row for row in source.rows(path) if not isinstance(row, dict) or row.get("question_type", kinds[0]) in kinds]
@@ -307,7 +308,7 @@ def _read_video_holmes(source: Source) -> Iterator[Item]:
     def make(number: int, row: Mapping[str, Any]) -> Item:
         options = [row["Options"][letter] for letter in LETTERS[: len(row["Options"])]]
         own = f"{row['video ID']}/{row['Question ID']}"
-        return choice(own, f"{row['video ID']}.mp4", row["Question"], options, LETTERS.index(row["Answer"].strip()), groups={"type": (row["Question Type"],)})
+        return choice(own, f"{row['video ID']}.mp4", row["Question"], options, place_of(row["Answer"], len(options)), groups={"type": (row["Question Type"],)})
 
     path = source.find("test_Video-Holmes.json")[0]
     yield from source.items(path, source.rows(path), make)

@@ -20,7 +20,6 @@ from videossr.benchmarks.core import (
     PAPER_CHOICE,
     Benchmark,
     Item,
-    Metric,
     Note,
     Scorer,
     Source,
@@ -43,8 +42,8 @@ from videossr.benchmarks.core import (
 from .grounding import one_range
 
 # %% auto #0
-__all__ = ['TIMELENS_SETS', 'V2_INSTRUCTION', 'TOMATO_TYPES', 'timelens_range', 'ordered_tiou', 'mean_over_parts',
-           'timelens_prompt', 'group_score', 'group_mean', 'read_v2', 'v2_prompt', 'read_tomato', 'tomato_prompt']
+__all__ = ['TIMELENS_SETS', 'V2_INSTRUCTION', 'TOMATO_TYPES', 'timelens_range', 'ordered_tiou', 'timelens_prompt', 'group_score',
+           'group_mean', 'read_v2', 'v2_prompt', 'read_tomato', 'tomato_prompt']
 
 # %% ../../nbs/55_benchmarks/07_stricter.ipynb #94572a33
 _CLOCK = re.compile(r"\b(?:(\d{1,2}):(?=\d\d:))?(\d{1,2}):(\d{2}(?:\.\d+)?)\b")
@@ -73,24 +72,7 @@ def ordered_tiou(
 
 # %% ../../nbs/55_benchmarks/07_stricter.ipynb #8f44cd77
 TIMELENS_SETS = ("charades", "activitynet", "qvhighlights")
-
-
-def mean_over_parts(
-    breakdown: str,  # key of `Item.groups`
-    metric: Metric,
-) -> Metric:
-    "The unweighted mean of any metric over the parts of a breakdown."
-
-    def mean(items: Sequence[Item], grades: Sequence[float]) -> float:
-        parts: dict[str, list[int]] = {}
-        for row, item in enumerate(items):
-            parts.setdefault(item.groups[breakdown][0], []).append(row)
-        return float(np.mean([metric([items[row] for row in mine], [grades[row] for row in mine]) for mine in parts.values()]))
-
-    return mean
-
-# %% ../../nbs/55_benchmarks/07_stricter.ipynb #9424c329
-_TIMELENS_METRICS = {name: mean_over_parts("source", metric) for name, metric in GROUNDING_METRICS.items()}
+_TIMELENS_METRICS = {name: mean_over("source", metric) for name, metric in GROUNDING_METRICS.items()}
 
 
 def timelens_prompt(
@@ -101,6 +83,11 @@ def timelens_prompt(
         f"Please find the visual event described by the sentence '{item.question}', determining its starting and ending times. "
         "The format should be: 'The event happens in <start time> - <end time> seconds'."
     )
+
+
+def _queries_in(entry: Any) -> int:
+    "How many queries an entry has, or spans, where these are more; 1 for one that cannot be read, to be noted."
+    return max((len(entry[key]) for key in ("spans", "queries") if isinstance(entry, dict) and isinstance(entry.get(key), list)), default=1)
 
 
 def _read_timelens(source: Source) -> Iterator[Item]:
@@ -116,14 +103,13 @@ def _read_timelens(source: Source) -> Iterator[Item]:
             return Item(f"{name}/{video}/{number}", (f"{name}/{video}.mp4",), query, ((float(start), float(end)),), **about)
 
         path = source.find(f"{name}-timelens.json")[0]
-        flat = [(video, number, entry) for video, entry in source.rows(path).items() for number in range(max(len(entry["spans"]), len(entry["queries"])))]
-        yield from source.items(path, flat, make)
+        yield from source.items(path, [(video, number, entry) for video, entry in source.rows(path).items() for number in range(_queries_in(entry))], make)
 
 # %% ../../nbs/55_benchmarks/07_stricter.ipynb #b8f37831
 def _timelens_example(folder: Path, video: Callable[[str], None]) -> None:
     "Made-up moments: queries with a period and a line break, several on one video."
     for place, name in enumerate(TIMELENS_SETS):
-        rows = {f"toy{k}": {"duration": 31.0 + k, "spans": [[2 + place, 9.5], [10, 24]][: 2 - k], "queries": ["A disc\nmoves to the right.", "The square is seen"][: 2 - k]} for k in range(2)}
+        rows = {f"toy{k}": {"duration": 31.0 + k, "spans": [[2 + place, 9], [10, 24]][: 2 - k], "queries": ["A disc\nmoves to the right.", "The square is seen"][: 2 - k]} for k in range(2)}
         write_rows(folder / f"{name}-timelens.json", rows)
         for own in rows:
             video(f"videos/{name}/{own}.mp4")

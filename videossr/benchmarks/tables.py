@@ -285,6 +285,7 @@ def _draw_benchmark(axes: Any, name: str, line: Mapping[str, Any] | None) -> Non
         axes.axhline(line["blind"]["best"], color=PALETTE["faint"], linewidth=1.2, label="best blind player")
     axes.set_title(BENCHMARKS[name].title, fontsize=8.5, loc="left")
     axes.set_xticks(range(3), PUBLISHED_FRAMES, fontsize=7)
+    axes.set_xlim(-0.1, 2.1)
     axes.tick_params(length=0, labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
