@@ -15,6 +15,7 @@ import pytest
 from hostile import ANSWERS as ANSWERS_OF_ALL
 from hostile import hostile_replies
 
+from videossr.benchmarks import make_example
 from videossr.evaluate import (
     Record,
     by_clip,
@@ -481,18 +482,19 @@ def test_two_processes_share_the_questions(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- notebook
 
-NOTEBOOK = ROOT / "nbs" / "evaluate.ipynb"
+NOTEBOOK, PUBLIC = ROOT / "nbs" / "evaluate.ipynb", ROOT / "nbs" / "evaluate_public.ipynb"
 
 
-def papermill(output, parameters):
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(output), "--no-progress-bar"]
+def papermill(output, parameters, notebook=NOTEBOOK):
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar"]
     command += [part for name, value in parameters.items() for part in ("-p", name, str(value))]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, check=False, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
 
 
-def test_notebook_parameters_are_typed_and_explained():
-    cell = next(cell for cell in nbformat.read(NOTEBOOK, 4).cells if "parameters" in cell.metadata.get("tags", ()))
+@pytest.mark.parametrize("notebook", [NOTEBOOK, PUBLIC], ids=lambda path: path.name)
+def test_notebook_parameters_are_typed_and_explained(notebook):
+    cell = next(cell for cell in nbformat.read(notebook, 4).cells if "parameters" in cell.metadata.get("tags", ()))
     for line in cell.source.splitlines():
         assert re.match(r"\w+: (str|int|float|bool) = .+?  # \S", line), line
 
@@ -500,20 +502,23 @@ def test_notebook_parameters_are_typed_and_explained():
 def test_notebook_from_questions_to_comparison(tmp_path):
     "Two models on one small VIUBench, then both in one picture without asking anybody; other questions in the same folder are refused."
     small = {"limit": 18, "max_pixels": 64 * 64, "max_new_tokens": 6}
-    done = papermill(tmp_path / "one.ipynb", {**small, "name": "one", "output_dir": tmp_path / "one"})
+    done = papermill(tmp_path / "one.ipynb", {**small, "name": "one", "output_dir": tmp_path / "one", "columns": "text_only,full"})
     assert done.returncode == 0, done.stderr[-3000:]
     kept = tmp_path / "one" / "samples" / "viubench.jsonl"
     records = read_records(tmp_path / "one" / "records" / "one.jsonl")
     assert len(records) == len(load_viubench(kept)) == 18
     found = json.loads((tmp_path / "one" / "results.json").read_text())
     assert found["scores"]["one"] == score_viubench(records) and found["benchmark"] == f"viubench {load_viubench(kept).version}"
+    columns = json.loads((tmp_path / "one" / "results.json").read_text())["columns"]["overall"]
+    assert columns["columns"]["full"]["mean"] == pytest.approx(found["scores"]["one"]["overall"]) and [columns["needs"][part]["n"] for part in ("wrong", "right")] == [18, 0]
+    assert "| Overall | 18 |" in (tmp_path / "one" / "columns.md").read_text() and len(read_records(tmp_path / "one" / "records" / "text_only" / "one.jsonl")) == 18
     copy = tmp_path / "two" / "records" / "two.jsonl"
     write_records([make_record(sample, sample.answer, name="two") for sample in load_viubench(kept)], copy)
     both = {**small, "benchmark": kept, "model": "", "compare": f"{tmp_path / 'one'},{tmp_path / 'two'}", "output_dir": tmp_path / "both"}
     done = papermill(tmp_path / "both.ipynb", both)
     assert done.returncode == 0, done.stderr[-3000:]
     details = (tmp_path / "both" / "details.md").read_text()
-    assert "| one | two | gain | p |" in details and ", 100.0]*" in details and "few videos" in details and "p cannot fall below" in details
+    assert "| one | two | gain | p | least | turned |" in details and "/ 0 (" in details and ", 100.0]*" in details and "few videos" in details and "p cannot fall below" in details
     assert (tmp_path / "both" / "figures" / "viubench.png").stat().st_size > 5000
     for suffix, mark in (("md", "| VideoSSR-8B (paper) |"), ("tex", r"\begin{tabular}"), ("csv", "Model,")):
         assert mark in (tmp_path / "both" / f"table.{suffix}").read_text()
@@ -524,3 +529,24 @@ def test_notebook_from_questions_to_comparison(tmp_path):
     assert json.loads((tmp_path / "one" / "results.json").read_text())["budgets"][0]["max_pixels"] == 64 * 64
     done = papermill(tmp_path / "again.ipynb", {**both, "limit": 9})
     assert done.returncode != 0 and "holds answers to other questions (limit changed)" in done.stderr
+
+
+def test_public_notebook_columns_and_a_second_run(tmp_path):
+    "Three columns of a benchmark with pairs and one of intervals; then another model beside the first, on the same files."
+    for bench in ("charades_sta", "vinoground"):
+        make_example(bench, tmp_path / "data" / bench)
+    small = {"benchmark": "charades_sta,vinoground", "data_dir": tmp_path / "data", "public_frames": "4", "max_pixels": 64 * 64, "limit": 8}
+    done = papermill(tmp_path / "one.ipynb", {**small, "max_new_tokens": 4, "name": "one", "output_dir": tmp_path / "one", "columns": "full,one_frame,text_only"}, PUBLIC)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert [*first["benchmarks"]] == ["vinoground", "charades_sta"] and not first["compared"]
+    for line in first["benchmarks"].values():
+        columns = line["frames"]["4"]["columns"]
+        assert [*columns["columns"]] == ["full", "one_frame", "text_only"] and columns["columns"]["full"] == line["frames"]["4"]["intervals"]["paper"]
+    assert "full over text only" in (tmp_path / "one" / "columns.md").read_text() and "replies cut off" in (tmp_path / "one" / "table.md").read_text().lower()
+    done = papermill(tmp_path / "two.ipynb", {**small, "max_new_tokens": 6, "name": "two", "output_dir": tmp_path / "two", "compare": tmp_path / "one"}, PUBLIC)
+    assert done.returncode == 0, done.stderr[-3000:]
+    second = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert [(row["title"], row["run"], row["n"]) for row in second["compared"]] == [("VinoGround", "one (one)", 8), ("CharadesSTA", "one (one)", first["benchmarks"]["charades_sta"]["frames"]["4"]["items"])]
+    assert all("max_new_tokens 4 (one (one)), 6 (two)" in row["note"] for row in second["compared"])
+    assert not (tmp_path / "two" / "records" / "text_only").exists()

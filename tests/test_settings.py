@@ -135,6 +135,24 @@ def test_unknown_parameters_stop(name):
         kernel(NOTEBOOKS[name], {f"{near}x": 1})
 
 
+OF_THE_OTHER = [("evaluate.ipynb", {"public_frames": "4"}, "no parameter public_frames here: it belongs to nbs/evaluate_public.ipynb"), ("evaluate_public.ipynb", {"video_dir": "a", "fps": 2.0}, "no parameter fps, video_dir here: it belongs to nbs/evaluate.ipynb")]
+
+
+@pytest.mark.parametrize(("name", "given", "told"), OF_THE_OTHER)
+def test_a_parameter_of_the_other_notebook_is_refused_with_a_hint(name, given, told):
+    "And all that only the other one has."
+    (place, source), (_, others) = (parameters_cell(NOTEBOOKS[one]) for one in (name, *({"evaluate.ipynb", "evaluate_public.ipynb"} - {name})))
+    behind = cells_of(NOTEBOOKS[name])[place + 1].source
+    alone = {line.partition(":")[0] for line in others.splitlines()} - {line.partition(":")[0] for line in source.splitlines()}
+    for some, words in ((given, told), *(({one: "1"}, f"no parameter {one} here") for one in sorted(alone))):
+        cells = ["", source, PythonTranslator.codify(some)]
+        space = {"In": cells}
+        for cell in cells:
+            exec(cell, space)
+        with pytest.raises(ValueError, match=words):
+            exec(behind, space)
+
+
 def test_papermill_s_own_names_are_let_through():
     kernel(NOTEBOOKS["train.ipynb"], {"PAPERMILL_INPUT_PATH": "a", "PAPERMILL_OUTPUT_PATH": "b"})
 

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from videossr.backends import BackendError, Endpoint, LocalBackend, policy_print, weights_print
-from videossr.evaluate import aside_of, asked_again, evaluate, read_runs, set_aside
+from videossr.benchmarks import evaluate_benchmarks, make_example
+from videossr.columns import ask_columns
+from videossr.evaluate import aside_of, asked_again, claim_name, evaluate, read_runs, record_files, set_aside
 from videossr.folders import file_name
 from videossr.policy import load_policy, tiny_policy
 from videossr.records import Journal, count_ends, ends_note, read_records, write_records
@@ -204,6 +206,89 @@ def test_a_fresh_start_and_a_folder_s_files(samples, tmp_path):
     assert not read_records(path)
 
 
+# -------------------------------------------------------------------------------------------------------------- columns
+
+COLUMNS = ("full", "one_frame", "text_only")
+
+
+def ask_all(backend, samples, folder, columns=COLUMNS):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ask_columns(backend, samples, folder / "records" / "m.jsonl", columns, name="m", progress=False)
+
+
+def test_a_column_s_answers_are_never_another_s(samples, tmp_path):
+    "Each column is what the policy says to what it is shown, in any order of asking, also when its records lie in the wrong place."
+    backend = Asked(tiny_policy(3), 4, 4)
+    asked = ask_all(backend, samples, tmp_path)
+    assert backend.n == 3 * len(samples) and len({record.id for records in asked.values() for record in records}) == 3 * len(samples)
+    assert [{record.shown for record in records} for records in asked.values()] == [{""}, {"one_frame"}, {"text_only"}]
+    assert all(len({record.prompt for record in trio}) == 3 and trio[0].tokens_in > trio[1].tokens_in > trio[2].tokens_in for trio in zip(*asked.values(), strict=True))
+    again = Asked(tiny_policy(3), 4, 4)
+    assert ask_all(again, samples, tmp_path, COLUMNS[::2]) == {column: asked[column] for column in COLUMNS[::2]} and not again.n
+    wrong = tmp_path / "wrong" / "records"
+    for place in ("m.jsonl", "one_frame/m.jsonl"):  # the answers to the words alone, where those to videos should be
+        write_records(asked["text_only"], wrong / place)
+    assert {column: bare(records) for column, records in ask_all(again, samples, tmp_path / "wrong").items()} == {column: bare(records) for column, records in asked.items()}
+    assert list(read_runs([tmp_path / "records" / "text_only" / "m.jsonl"])) == ["m text_only"]
+
+
+def test_columns_go_on_where_they_were_stopped(samples, tmp_path):
+    class Dying(Asked):
+        def answers(self, asked):
+            for number, reply in super().answers(asked):
+                if asked[number].recipe.get("shown") == "one_frame" and asked[number].index == 2:
+                    raise MemoryError
+                yield number, reply
+
+    with pytest.raises(MemoryError):
+        ask_all(Dying(tiny_policy(3), 1, 4), samples, tmp_path)
+    kept = sum(len(read_records(path)) for path in record_files(tmp_path))
+    backend = Asked(tiny_policy(3), 1, 4)
+    asked = ask_all(backend, samples, tmp_path)
+    assert 4 <= kept < 8 and backend.n == 12 - kept and asked == ask_all(backend, samples, tmp_path)
+
+
+def test_a_model_trained_anew_loses_all_its_columns(samples, tmp_path):
+    "Also those that are not asked this time."
+    ask_all(Asked(tiny_policy(0)), samples, tmp_path)
+    other = Asked(tiny_policy(1))
+    with pytest.warns(UserWarning, match="set aside"):
+        claim_name(tmp_path, "m", other, {})
+    assert not [record for path in record_files(tmp_path) for record in read_records(path)]
+    ask_all(other, samples, tmp_path, ("full",))
+    first = Asked(tiny_policy(0))
+    ask_all(first, samples, tmp_path)
+    assert not first.n, "all of them come back"
+
+
+def test_a_video_that_is_replaced_is_asked_about_again(tmp_path):
+    "Same name, same date, other bytes; and one that was missing."
+    place, backend = make_example("charades_sta", tmp_path / "data" / "charades_sta"), Asked(tiny_policy(0), 4, 4)
+    dials = {"data_dir": tmp_path / "data", "folder": tmp_path / "run", "name": "m", "frames": (4,), "max_pixels": 64 * 64, "progress": False, "columns": COLUMNS}
+
+    def asked():
+        "Items about each video, how many were asked with it, and how many without."
+        before, backend.n = backend.n, 0
+        found = evaluate_benchmarks(backend, "charades_sta", **dials)["charades_sta"]["frames"]["4"]
+        return found["items"], backend.n, found["faults"]
+
+    videos = sorted(path for path in place.rglob("*.mp4"))
+    gone = videos[0].rename(tmp_path / "gone.mp4")
+    items, n, faults = asked()
+    missing = sum(faults.values())
+    assert missing and n == 3 * items, "a missing video is a question, too"
+    assert asked() == (items, 0, faults)
+    gone.rename(videos[0])
+    assert asked() == (items, 2 * missing, {}), "full and one frame; the words are what they were"
+    about, one = videos[0].stat(), videos[0].read_bytes()
+    videos[0].write_bytes(videos[1].read_bytes())
+    os.utime(videos[0], ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert one != videos[0].read_bytes() and asked() == (items, 2 * missing, {})
+    videos[0].write_bytes(one)
+    assert asked() == (items, 0, {}), "what was answered about it is still there"
+
+
 # -------------------------------------------------------------------------------------------------------------- servers
 
 
@@ -279,6 +364,18 @@ def test_what_a_server_says_of_itself(server, samples, tmp_path):
         with pytest.raises(BackendError, match=f"cannot be asked: status {status}"):
             ask(server.endpoint(), samples[:2], path)
         assert path.read_bytes() == before and len(server.bodies) == 8
+
+
+def test_a_server_is_shown_what_the_column_says(server, samples, tmp_path):
+    "A question of words alone has no picture in its message, and the words are those of the others."
+    for form, kind, counts in (("images", "image_url", (4, 1, 0)), ("video", "video_url", (1, 1, 0))):
+        server.bodies.clear()
+        asked = ask_all(server.endpoint(form=form, concurrency=1), samples[:1], tmp_path / form)
+        parts = [body["messages"][-1]["content"] for body in server.bodies]
+        assert [sum(part["type"] == kind for part in one) for one in parts] == list(counts)
+        assert [one[-1]["text"] for one in parts] == [samples[0].question] * 3 and parts[2] == [{"type": "text", "text": samples[0].question}]
+        assert ask_all(server.endpoint(form=form), samples[:1], tmp_path / form) == asked and len(server.bodies) == 3
+    assert len({json.dumps(record.made) for records in asked.values() for record in records}) == 1, "one model, one request; what differs is the question"
 
 
 def test_an_address_is_part_of_the_making(server, samples, tmp_path):

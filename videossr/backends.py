@@ -793,7 +793,9 @@ def open_backend(
     markers: str | None = None,  # form of its video markers; None: as saved, see `load_policy`
     **settings: Any,  # further fields of `Endpoint` or `LocalBackend`
 ) -> LocalBackend | Endpoint:
-    "A model in this process, or behind an endpoint. With several processes, each has its own device."
+    "A model in this process, or behind an endpoint. With several processes, each has its own device. Raises `ValueError` for replies of no length."
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for a reply; give 1 or more")
     if url:
         return Endpoint(url, model, max_new_tokens=max_new_tokens, **settings)
     device = None

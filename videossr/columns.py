@@ -21,8 +21,7 @@ from .tasks.core import SHOWN, check_shown, shown_as
 from .viubench import _lines, _mean_of_types, _value
 
 # %% auto #0
-__all__ = ['Metric', 'column_names', 'ask_columns', 'record_files', 'gain_line', 'score_line', 'column_line', 'viubench_columns',
-           'columns_table']
+__all__ = ['Metric', 'column_names', 'ask_columns', 'gain_line', 'score_line', 'column_line', 'viubench_columns', 'columns_table']
 
 # %% ../nbs/52_columns.ipynb #7bcd8113
 def column_names(
@@ -48,13 +47,6 @@ def ask_columns(
     path = Path(path)
     places = {column: path if column == "full" else path.parent / column / f"{stem or path.stem}.jsonl" for column in columns}
     return {column: evaluate(policy, [shown_as(sample, column) for sample in samples], place, **more) for column, place in places.items()}
-
-
-def record_files(
-    folder: str | Path,  # of a run
-) -> list[Path]:  # none where there are none
-    "All files of records of a run, those of columns too; not those that were set aside."
-    return sorted(path for path in (Path(folder) / "records").rglob("*.jsonl") if path.parent.name != "set_aside")
 
 # %% ../nbs/52_columns.ipynb #d85c3367
 Metric = Callable[[np.ndarray, np.ndarray], float]  # rows (k,) of some questions, grades (n,) of all in [0, 1] -> their score in [0, 1]
@@ -141,12 +133,12 @@ def _cell(line: Mapping[str, float] | None, sign: str = "") -> str:
 
 
 def columns_table(
-    lines: Mapping[str, Mapping[str, Any]],  # title -> as `column_line`
+    lines: Mapping[str, Mapping[str, Any]],  # title -> as `column_line`; at least one
     *,
     form: str = "markdown",  # "markdown", with notes below, "latex" or "csv"
 ) -> str:
     "A line for each benchmark or type: all columns, the gains of `full`, and its score where text alone is wrong and right. Raises `ValueError` for an unknown form."
-    columns = next(iter(lines.values()))["columns"] if lines else {}
+    columns = next(iter(lines.values()))["columns"]
     others, parts = [column for column in columns if column != "full"], {"wrong": "text wrong", "right": "text right"} if "text_only" in columns else {}
     head = ["", "n", *(_TITLES[column] for column in columns)]
     for column in others:

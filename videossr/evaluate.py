@@ -36,7 +36,8 @@ from .viubench import _value
 
 # %% auto #0
 __all__ = ['FunctionBackend', 'by_clip', 'aside_of', 'set_aside', 'asked_again', 'evaluate', 'beside_players', 'peak_rss_gb',
-           'results', 'write_results', 'read_results', 'results_table', 'read_runs']
+           'results', 'write_results', 'read_results', 'results_table', 'read_runs', 'record_files', 'earlier_settings',
+           'claim_name']
 
 # %% ../nbs/52_evaluate.ipynb #dc64e136
 def _function_print(function: Callable) -> str:
@@ -464,3 +465,41 @@ def read_runs(
                 runs[shown] = [record for record in records if (record.name, record.shown) == (name, part)]
                 _check_making(file, name, runs[shown])
     return runs
+
+# %% ../nbs/52_evaluate.ipynb #ac40a477
+def record_files(
+    folder: str | Path,  # of a run
+) -> list[Path]:  # none where there are none
+    "All files of records of a run, those of columns too; not those that were set aside."
+    return sorted(path for path in (Path(folder) / "records").rglob("*.jsonl") if path.parent.name != "set_aside")
+
+
+def earlier_settings(
+    folder: str | Path,  # of a run, which need not be there
+    asked: Mapping[str, Any],  # the settings that say what is asked; "limit" may grow, and 0 is all
+) -> dict[str, Any]:  # config.json of an earlier run in this folder; empty where there is none
+    "What was asked here before. Raises `ValueError` where it is not what is asked now."
+    if not (Path(folder) / "config.json").exists():
+        return {}
+    before = read_json(Path(folder) / "config.json")
+    limit, earlier = asked.get("limit", 0), before.get("limit", asked.get("limit", 0))
+    grown = limit == 0 or limit >= earlier > 0  # what was answered stays answered
+    if other := [key for key in asked if before.get(key, asked[key]) != asked[key] and not (key == "limit" and grown)]:
+        raise ValueError(f"{folder} holds answers to other questions ({', '.join(other)} changed); choose another output_dir")
+    return before
+
+
+def claim_name(
+    folder: str | Path,  # of a run
+    name: str,  # of the model
+    backend: Backend,
+    settings: Mapping[str, Any],  # of the run, for config.json
+) -> dict[str, Any]:  # the settings with `answered`: name -> what made its records
+    "Sets aside what something else answered under this name, and only then writes config.json, which thus never speaks of other answers than those that are there."
+    path, made = Path(folder) / "config.json", backend.made()
+    for file in record_files(folder):
+        set_aside(file, name, made)
+    answered = read_json(path).get("answered", {}) if path.exists() else {}
+    found = {**settings, "answered": {**answered, name: made}}
+    write_whole(path, json.dumps(found, indent=1) + "\n")
+    return found

@@ -251,6 +251,7 @@ def _of_recipe(file: str, kinds: Mapping[str, Any], said: set[str]) -> dict[str,
 def check_parameters(
     namespace: dict[str, Any],  # of the notebook: globals()
     also: Mapping[str, Any] | None = None,  # name -> type of parameters that may be given though the parameters cell does not have them
+    elsewhere: Mapping[str, str] | None = None,  # another notebook -> its own parameters, with blanks between, for the hint where one is given here
 ) -> dict[str, Any]:  # name -> value of all parameters, which the namespace then holds too
     """Reads the parameters of a notebook by their annotated types, in the cell behind them; where one of them is a `recipe`, the lines of that
     file count, but for what papermill was given by name. Raises `ValueError` for a name that the notebook does not have, or as `read_value`."""
@@ -260,6 +261,9 @@ def check_parameters(
     if not kinds:
         raise ValueError("this notebook has no annotated parameters, such as steps: int = 100; call check_parameters in the cell behind them")
     given = _given_in(namespace.get("In", ()))
+    for place, names in (elsewhere or {}).items():
+        if strays := sorted(given & {*names.split()} - {*kinds}):
+            raise ValueError(f"no parameter {', '.join(strays)} here: it belongs to {place}")
     texts, written = _papermill()
     values = {name: namespace[name] for name in [*kinds, *sorted(given - {*kinds})] if name in namespace}
     values |= {name: text for name, text in texts.items() if name in values}

@@ -34,6 +34,7 @@ from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, tempor
 from ..tables import markdown_text
 from ..tasks import Sample
 from ..tasks.core import video_key
+from ..video import VideoError
 
 # %% auto #0
 __all__ = ['PAPER_SUFFIX', 'GROUNDING_PROMPT', 'Metric', 'LEAD_INS', 'GROUNDING_METRICS', 'DOMAINS', 'PAPER_CHOICE',
@@ -523,11 +524,14 @@ def _locate(root: Path, folders: Sequence[str], name: str, listings: dict[Path, 
 
 def view_key(
     path: Path,  # of a video, or a folder of its pictures
-) -> str:  # hex digits
+) -> str:  # hex digits; empty for a file that cannot be read, which its question will tell
     "Fingerprint of a video, as `video_key`; of a folder, of the names and sizes of its pictures."
-    if not path.is_dir():
-        return video_key(path)
-    return fingerprint(sorted((one.name, one.stat().st_size) for one in path.iterdir() if one.is_file()))
+    try:
+        if not path.is_dir():
+            return video_key(path)
+        return fingerprint(sorted((one.name, one.stat().st_size) for one in path.iterdir() if one.is_file()))
+    except (VideoError, OSError):
+        return ""
 
 # %% ../../nbs/55_benchmarks/00_core.ipynb #4ef8fa40
 def _spread(units: Sequence[Any], n: int) -> list[Any]:

@@ -234,11 +234,13 @@ def compare_benchmarks(
         questions = load_benchmark(bench, place, limit=limit, **_settings_for(bench, settings or {}))
         for count in frames:
             ids = [sample_id(sample) for sample in questions.samples(public_budget(count, max_pixels))]
-            files = [path for folder in folders if (path := Path(folder) / "records" / f"{file_name(bench)}-{count}.jsonl").exists()]
-            runs = {run: {record.id: record for record in records} for run, records in read_runs(files).items()} if files else {}
+            runs: dict[str, dict[str, Record]] = {}
+            for number, folder in enumerate(map(Path, folders)):
+                path = folder / "records" / f"{file_name(bench)}-{count}.jsonl"
+                known = read_runs([path]) if path.exists() else {"none": []}
+                runs |= {f"{run} ({folder.name})" if number else run: {record.id: record for record in records} for run, records in known.items()}
             mine = runs.pop(name)
-            for run, other in runs.items():
-                rows.append({"title": questions.benchmark.title, "frames": count, "run": run, **_gain_over(questions, ids, mine, other, name, run)})
+            rows += [{"title": questions.benchmark.title, "frames": count, "run": run, **_gain_over(questions, ids, mine, other, name, run)} for run, other in runs.items()]
     return rows
 
 
