@@ -175,14 +175,14 @@ class Verdicts:
     meant: float
 
 
-def verdicts(name, peer, n=2000, seed=0, scorers=("paper", "official", "lmms-eval")):
-    "All grades of a benchmark's corpus; `peer` may be None."
+def verdicts(name, peer, n=2000, seed=0, scorers=("paper", "official", "lmms-eval"), keep=lambda reply, item: True):
+    "All grades of a benchmark's corpus, or of what is kept of it; `peer` may be None."
     replies, items = corpus(name, n, seed)
     bench, found = BENCHMARKS[name], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for k, reply in enumerate(replies):
-            for item in items(k, reply):
+            for item in (one for one in items(k, reply) if keep(reply, one)):
                 grades = {scorer: bench.scorers[scorer].verdict(reply.text, item) or 0.0 for scorer in scorers}
                 grades |= {"peer": peer(reply.text, item)} if peer else {}
                 found.append(Verdicts(reply, item, grades, meant(reply, item)))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from agreement import PEERS, agreement, choice_item, classes, peer_module, peer_verdict, verdicts
 from reply_corpus import OPTIONS
 
-from videossr.backends import Budget, LocalBackend
+from videossr.backends import Budget, LocalBackend, view_times
 from videossr.benchmarks.core import BENCHMARKS, Graded, Item, load_benchmark, make_example, score_benchmark
 from videossr.benchmarks.grounding import charades_range
 from videossr.benchmarks.lmms_eval import lmms_budget, lmms_manifest, save_lmms_task, task_samples
@@ -80,6 +81,46 @@ def test_soups(name):
     scorer, theirs, (made, item) = BENCHMARKS[name].scorers["lmms-eval"], peer_verdict(name, module_of(name)), soup_of(name)
     differ = [reply for reply in made if abs((scorer.verdict(reply, item) or 0.0) - theirs(reply, item)) > 1e-6]
     assert len(differ) <= 0.005 * len(made), differ[:5]
+
+
+# --------------------------------------------------------------------------------------------------- frames and prompts
+
+ASKED = {  # benchmark -> its function, the YAML with what it is given, the row of an item
+    "mvbench": ("mvbench_doc_to_text", "mvbench_action_antonym.yaml", lambda item: {"question": item.question, "candidates": list(item.options)}),
+    "tempcompass": ("tempcompass_doc_to_text_multi_choice", "_default_template_yaml", lambda item: {"question": item.question}),
+    "videomme": ("videomme_doc_to_text", "videomme.yaml", lambda item: {"question": item.question, "options": [f"{label}. {text}" for label, text in zip(item.labels, item.options, strict=True)]}),
+    "lvbench": ("lvbench_doc_to_text", "lvbench.yaml", lambda item: {"question": item.question}),
+    "longvideobench": ("longvideobench_doc_to_text", "longvideobench_val_v.yaml", lambda item: {"question": item.question, **{f"option{n}": item.options[n] if n < len(item.options) else "N/A" for n in range(5)}}),
+    "cgbench": ("cgbench_doc_to_text", "_default_template_yaml", lambda item: {"question": item.question, "choices": list(item.options)}),
+    "charades_sta": ("temporal_grounding_doc_to_text", "charades.yaml", lambda item: {"caption": item.question}),
+    "video_mmmu": ("videommmu_doc_to_text_perception_comprehension", "_default_template_yaml", lambda item: {"question": item.question, "options": list(item.options)}),
+    "video_tt": ("videott_doc_to_text", "videott_single_mc.yaml", lambda item: dict(zip(("question", "question_prompt"), item.question.rsplit("\n", 1), strict=True))),
+    "vcrbench": ("vcrbench_doc_to_text", "_default_template_yaml", lambda item: {"goal": item.question}),
+}
+
+
+@needs_peer
+@pytest.mark.parametrize("name", PEERS)
+def test_prompts_are_those_of_lmms_eval(name, tmp_path):
+    module, questions = module_of(name), load_benchmark(name, make_example(name, tmp_path), **({"question_prompt": "asked"} if name == "video_tt" else {}))
+    item = questions[0]
+    ours = questions.benchmark.prompts["lmms-eval"](item)
+    if name == "vinoground":
+        module.textscore_dict = {"0_pos": {"question": item.question}}
+        assert ours == module.vinoground_doc_to_text({"index": "0_pos_text"})
+        return
+    function, file, row = ASKED[name]
+    config = importlib.import_module("lmms_eval.utils").load_yaml_config(str(Path(module.__file__).with_name(file)), mode="simple")
+    assert ours == getattr(module, function)(row(item), config["lmms_eval_specific_kwargs"]["default"])
+
+
+@pytest.mark.parametrize(("count", "rate"), [(199, 24.0), (32, 25.0), (750, 25.0), (18001, 29.97), (60, 1.0)])
+def test_frames_are_those_of_qwen_vl_utils(count, rate):
+    "The package that chooses them for lmms-eval's models, which ask it for 32, or for as many as there are."
+    process = pytest.importorskip("qwen_vl_utils.vision_process")
+    wanted = process.smart_nframes({"nframes": min(32, count)}, count, rate)
+    theirs = torch.linspace(0, count - 1, wanted).round().long().tolist()
+    assert (view_times(count / rate, rate, lmms_budget()) * rate).astype(int).tolist() == theirs
 
 
 # ------------------------------------------------------------------------------------------------- the package itself

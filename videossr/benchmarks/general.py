@@ -84,10 +84,10 @@ def _read_mvbench(source: Source) -> Iterator[Item]:
 def first_word(
     reply: str,
     item: Item,
-) -> str | None:  # lower case, without periods
-    "MVBench's reading: the reply up to its first blank."
-    word = reply.lower().split(" ")[0].replace(".", "")
-    return word or None
+) -> str | None:  # lower case, without periods, with an opening bracket
+    "MVBench's reading: the reply's first line up to its first blank, behind the bracket that the script puts there."
+    word = reply.strip().split("\n")[0].lower().split(" ")[0].replace(".", "")
+    return f"({word}" if word else None
 
 
 def holds_letter(
