@@ -100,10 +100,10 @@ def test_facts(name, settings, items):
 
 MOMENT = Item("1", ("a.mp4",), "a kite rises", ((24.3, 30.4),))
 
-INTERVALS = [  # reply, what the paper reads, what the official script reads, what lmms-eval reads since 0.6
+INTERVALS = [  # reply, what the paper reads, what the official script reads, what lmms-eval 0.7.3 reads
     ("The event happens in the 24.3 - 30.4 seonds.", [24.3, 30.4], [24.3, 30.4], [24.3, 30.4]),
-    ("30.4-24.3", [24.3, 30.4], [24.3, 30.4], None),  # no word of a start, an end or a happening
-    ("24.3 to 30.4", None, [24.3, 30.4], None),
+    ("30.4-24.3", [24.3, 30.4], [24.3, 30.4], [24.3, 30.4]),
+    ("24.3 to 30.4", None, [24.3, 30.4], [24.3, 30.4]),
     ("It happens from 24.3 to 30.4 s", None, [24.3, 30.4], [24.3, 30.4]),
     ("It happens from 24.3s to 30.4s", None, None, [24.3, 30.4]),
     ("It happens from 24.3 seconds to 30.4 seconds", None, None, None),  # no number beside a dash, and one line
@@ -113,11 +113,12 @@ INTERVALS = [  # reply, what the paper reads, what the official script reads, wh
     ("It starts at 24.3 seconds and ends at 30.4 seconds.", None, None, None),
     ("Start: 24.3\nEnd: 30.4", None, [24.3, 30.4], [24.3, 30.4]),
     ("Start: 24.3 or 25.1\nEnd: 30.4 or 31", None, [24.3, 30.4], [24.3, 30.4]),  # the first number of each line
-    ("It starts at 00:24\nand ends at 00:30", None, [0, 0], [0, 0]),
-    ("It happens at 00:24 - 00:30", [0, 24], [0, 24], [0, 24]),  # 24 - 00
+    ("It starts at 00:24\nand ends at 00:30", None, [0, 0], [24, 30]),
+    ("It happens at 00:24 - 00:30", [0, 24], [0, 24], [24, 30]),  # 24 - 00, and mm:ss
+    ("From 0:24 until 00:00:30", None, None, [24, 30]),
     ("Tomorrow it happens in 2to4", None, [2, 4], [2, 4]),
     ("At 1 - 2 nothing is seen!\nIt happens in 24.3 - 30.4", [1, 2], [1, 2], [24.3, 30.4]),
-    ("<think>It happens at 1 - 2.</think>It happens at 24.3 - 30.4", [1, 2], [24.3, 30.4], [24.3, 30.4]),
+    ("<think>It happens at 1 - 2.</think>It happens at 24.3 - 30.4", [1, 2], [24.3, 30.4], [1, 2]),  # the rule alone does not cut a thought out
     ("It happens at 1..5 - 3", None, None, [3, 5]),  # no number; and 5 - 3
     ("It happens at 24.3 seconds.", None, None, None),
     ("", None, None, None),
@@ -214,6 +215,10 @@ VERDICTS = [
     ("video_mmmu", TEN, "What they show there is Dark Green paint", {"paper": 0, "official": 1}),
     ("video_mmmu", TEN, "dark green", {"paper": 0, "official": None}),  # too short for its words to count
     ("video_mmmu", TEN, "", {"paper": None, "official": None}),
+    ("video_mmmu", TEN, "**C**", {"official": None, "lmms-eval": 1}),
+    ("video_mmmu", TEN, "C, although A", {"lmms-eval": 1}),  # the first
+    ("video_mmmu", TEN, "The answer is C, as A is wrong", {"lmms-eval": 0}),  # the last behind "the answer is"
+    ("video_tt", FIVE, "Answer: E", {"official": 1, "lmms-eval": 0}),  # a lead-in that lmms-eval does not cut out
     ("video_tt", FIVE, "E", {"paper": 1, "official": 1}),
     ("video_tt", FIVE, "The best answer is E", {"paper": 0, "official": 1}),
     ("video_tt", FIVE, "As seen, E", {"paper": 0, "official": 0}),
@@ -222,6 +227,8 @@ VERDICTS = [
     ("vcrbench", ORDER, "**Correct order:** Clip 2, Clip 1, Clip 3", {"paper": 1, "steps": 1, "lenient": 1}),
     ("vcrbench", ORDER, "Clip 1, Clip 2, and Clip 3 show tea.\nCorrect order: 2, 1, 3", {"paper": 0, "official": 0, "steps": 1 / 3, "lenient": 1}),
     ("vcrbench", ORDER, "<think>1, 2, 3</think>\n2, 1, 3", {"paper": 0, "lenient": 1}),
+    ("vcrbench", ORDER, "Clip 1, Clip 2, and Clip 3 show tea. <answer>2, 1, 3</answer>", {"official": 0, "lmms-eval": 1}),
+    ("vcrbench", ORDER, "<think>2, 1, 3", {"official": None, "lmms-eval": 1}),  # a thought that never ends
     ("vcrbench", ORDER, "2 -> 1 -> 3", {"paper": None, "steps": None, "lenient": 1}),
     ("vcrbench", ORDER, "Clip 2 \u2192 Clip 1 \u2192 Clip 3", {"paper": None, "lenient": 1}),
     ("vcrbench", ORDER, "2 1 3", {"paper": None, "lenient": 1}),

@@ -269,7 +269,7 @@ def test_imports_are_declared():
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module.split(".")[0])
     comes_with = {"PIL": "pillow", "yaml": "pyyaml", "tokenizers": "transformers", "safetensors": "transformers", "huggingface_hub": "transformers", "IPython": "ipykernel"}
-    optional = {"torchcodec", "peft", "vllm", "bitsandbytes", "httpx", "ray", "rouge_score"}
+    optional = {"torchcodec", "peft", "vllm", "bitsandbytes", "httpx", "ray", "rouge_score", "lmms_eval"}
     needed = {comes_with.get(name, name) for name in modules - set(sys.stdlib_module_names) - optional - {"videossr"}}
     assert needed <= declared
 

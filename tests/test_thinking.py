@@ -167,13 +167,18 @@ def test_all_are_here():
     assert len(BENCHMARKS) == 23
 
 
+def ours(name):
+    "All scorers but the one that reads thoughts because lmms-eval does."
+    return [scorer for key, scorer in BENCHMARKS[name].scorers.items() if key != "lmms-eval"]
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("form", UNCLOSED)
 def test_no_scorer_reads_an_unclosed_thought(name, form, questions):
     for item, sample in zip(questions[name], questions[name].samples(Budget(8)), strict=True):
         for text in truths(item):
             reply = form.replace("{a}", text)
-            assert {scorer.verdict(reply, item) for scorer in BENCHMARKS[name].scorers.values()} == {None}, reply
+            assert {scorer.verdict(reply, item) for scorer in ours(name)} == {None}, reply
             assert Graded(questions[name])(sample, reply) == {"parsed": False, "said": None, "smooth": 0, "strict": 0}
 
 
@@ -190,7 +195,7 @@ def test_no_scorer_reads_a_reply_cut_off_in_its_thought(name, questions):
     for item in questions[name]:
         thought = "\n".join(["So.", *truths(item), "It must be"])
         for cut in cuts(f"<think>\n{thought}\n</think>\n\n{truths(item)[0]}"):
-            assert {scorer.verdict(cut, item) for scorer in BENCHMARKS[name].scorers.values()} == {None}, cut
+            assert {scorer.verdict(cut, item) for scorer in ours(name)} == {None}, cut
 
 
 def test_readers_alone_hold_to_it_too():

@@ -86,6 +86,11 @@ class Budget:
     max_pixels: int = 512 * 512  # height x width of a frame at most
     trim: float = 0.05  # share of the video left out at each end
     min_pixels: int | None = None  # smaller frames of a benchmark's videos are enlarged to about this
+    spaced: str = "times"  # a benchmark's frames: evenly in "times", or in whole numbers of "frames", as lmms-eval's models choose them
+
+    def __post_init__(self):
+        if self.spaced not in ("times", "frames"):
+            raise ValueError(f"spaced is one of times, frames, not {self.spaced!r}")
 
     def reading(
         self,
@@ -111,6 +116,9 @@ def view_times(
     count = int(min(max(wanted, 4), budget.frames, there))
     if budget.frames == 1:
         return np.array([(start + end) / 2])
+    if budget.spaced == "frames":
+        numbers = np.round(np.linspace(np.ceil(start * rate - 1e-6), np.ceil(start * rate - 1e-6) + there - 1, max(1, count // 2 * 2)))
+        return (numbers + 0.5) / rate
     # the last frame stands until the end: the middle of its time is safely inside
     return np.linspace(start, max(start, end - 0.5 / rate), max(1, count // 2 * 2))
 

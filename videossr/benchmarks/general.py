@@ -24,6 +24,7 @@ from videossr.benchmarks.core import (
     choice,
     first_character,
     inline_choice,
+    lmms_scorer,
     mean_grade,
     mean_over,
     pairs_right,
@@ -36,8 +37,8 @@ from ..files import read_text
 
 # %% auto #0
 __all__ = ['MVBENCH_FOLDERS', 'mvbench', 'tempcompass', 'AOT_FILES', 'aotbench', 'vinoground', 'first_word', 'holds_letter',
-           'mvbench_prompt', 'read_tempcompass', 'paper_tempcompass', 'tempcompass_prompt', 'question_alone',
-           'starts_with']
+           'lmms_mvbench', 'mvbench_prompt', 'lmms_mvbench_prompt', 'read_tempcompass', 'paper_tempcompass',
+           'tempcompass_prompt', 'question_alone', 'starts_with']
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #578d3a18
 MVBENCH_FOLDERS: dict[str, tuple[str, str]] = {  # task -> folder on the main branch, folder on the branch `video`
@@ -83,10 +84,10 @@ def _read_mvbench(source: Source) -> Iterator[Item]:
 def first_word(
     reply: str,
     item: Item,
-) -> str | None:  # lower case, without periods
-    "MVBench's reading: the reply up to its first blank."
-    word = reply.lower().split(" ")[0].replace(".", "")
-    return word or None
+) -> str | None:  # lower case, without periods, with an opening bracket
+    "MVBench's reading: the reply's first line up to its first blank, behind the bracket that the script puts there."
+    word = reply.strip().split("\n")[0].lower().split(" ")[0].replace(".", "")
+    return f"({word}" if word else None
 
 
 def holds_letter(
@@ -97,6 +98,23 @@ def holds_letter(
     letter = f"({item.labels[item.answer].lower()})"
     return float(said in letter or letter in said)
 
+# %% ../../nbs/55_benchmarks/01_general.ipynb #8515395d
+_SIGNS = r"""[;/\[\]"{}()=+\\_\-><@`,?!]"""
+
+
+def lmms_mvbench(
+    reply: str,
+    item: Item,
+) -> str | None:  # a letter
+    "lmms-eval's rule: the letter of `b. text`, else the first a to e that stands alone once signs are gone."
+    text = re.sub(r"[\n\t]", " ", reply.strip())
+    if listed := re.fullmatch(r"([A-E])\.\s*.+", reply.strip(), re.I):
+        return listed[1].upper()
+    glued = {sign for sign in re.findall(_SIGNS, text) if f"{sign} " in text or f" {sign}" in text or re.search(r"\d,\d", text)}
+    text = re.sub(_SIGNS, lambda sign: "" if sign[0] in glued else " ", text)  # a sign beside a blank joins its neighbours, another parts them
+    found = re.search(r"\b[A-E]\b", re.sub(r"\.(?!\d)", "", text, count=32), re.I)
+    return found[0].upper() if found else None
+
 
 def mvbench_prompt(
     item: Item,
@@ -105,6 +123,14 @@ def mvbench_prompt(
     return f"Question: {item.question}\nOptions:\n{with_options(replace(item, question=''), '({label}) {option}').strip()}\nOnly give the best option."
 
 
+def lmms_mvbench_prompt(
+    item: Item,
+) -> str:
+    "lmms-eval's layout."
+    options = with_options(replace(item, question=""), "({label}) {option}").strip()
+    return f"Question:{item.question}\nOption:\n{options}\nOnly give the best option.\n"
+
+# %% ../../nbs/55_benchmarks/01_general.ipynb #192a6960
 def _mvbench_facts(settings: Mapping[str, str]) -> dict[str, Any]:
     answers = {"A": 1189, "B": 1080, "C": 1045, "D": 635, "E": 51}
     return {"items": 4000, "options": {1: 5, 2: 118, 3: 1301, 4: 2376, 5: 200}, "answers": answers, "groups": {"task": dict.fromkeys(MVBENCH_FOLDERS, 200)}}
@@ -126,11 +152,12 @@ mvbench = register_benchmark(Benchmark(
     "the Hugging Face dataset OpenGVLab/MVBench; the videos of fine_grained_pose (NTU RGB+D) were taken down and have to be asked for there.",
     "json/<task>.json (or test.json of the branch `video`) and video/<folder of the task>/, e.g. video/star/Charades_v1_480/.",
     _read_mvbench, _mvbench_example,
-    {"paper": PAPER_CHOICE, "official": Scorer(first_word, holds_letter), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "official": mvbench_prompt}, {"videos": ("whole", "cut")}, ("video", "", "videos"), _mvbench_facts,
+    {"paper": PAPER_CHOICE, "official": Scorer(first_word, holds_letter), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(lmms_mvbench)},
+    {"paper": paper_choice, "official": mvbench_prompt, "lmms-eval": lmms_mvbench_prompt}, {"videos": ("whole", "cut")}, ("video", "", "videos"), _mvbench_facts,
     ("The paper does not name a subset: all 20 tasks are asked.", "`videos` is `cut` for files of the branch `video`, whose parts are cut out already.",
      "Questions and videos were edited over the years: note the revision that you downloaded.",
-     "The official script takes an empty reply for right, since nothing is part of every option; `official` does not: it cannot be read."),
+     "The official script takes an empty reply for right, since nothing is part of every option; `official` does not: it cannot be read.",
+     "lmms-eval leaves empty replies out of its mean."),
 ))  # fmt: skip
 
 # %% ../../nbs/55_benchmarks/01_general.ipynb #550fcc04
@@ -232,8 +259,8 @@ tempcompass = register_benchmark(Benchmark(
     "the repository llyx97/TempCompass (questions/), with videos in tempcompass_videos.zip of the Hugging Face dataset lmms-lab/TempCompass.",
     "questions/multi-choice.json (and yes_no.json, caption_matching.json), videos/<video id>.mp4.",
     _read_tempcompass, _tempcompass_example,
-    {"paper": Scorer(paper_tempcompass), "official": Scorer(read_tempcompass), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "official": tempcompass_prompt}, {"tasks": ("multi-choice", "yes_no", "caption_matching", "all")},
+    {"paper": Scorer(paper_tempcompass), "official": Scorer(read_tempcompass), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(read_tempcompass)},
+    {"paper": paper_choice, "official": tempcompass_prompt, "lmms-eval": tempcompass_prompt}, {"tasks": ("multi-choice", "yes_no", "caption_matching", "all")},
     ("videos", "", "tempcompass_videos"), _tempcompass_facts,
     ("Which kinds of questions the paper averages is not known: multiple choice, the mean over all questions, is taken.",
      "`official` is the script without its judge: what its rules do not match is wrong.", "Captioning needs a judge and is not asked.",
@@ -345,8 +372,8 @@ vinoground = register_benchmark(Benchmark(
     "vinoground", "VinoGround", "General QA", "the Hugging Face dataset HanSolo9682/Vinoground.",
     "vinoground_textscore.json, vinoground_videoscore.json, vinoground.csv, vinoground_videos/, vinoground_videos_concated/.",
     _read_vinoground, _vinoground_example,
-    {"paper": replace(PAPER_CHOICE, metrics=_VINO_METRICS), "official": Scorer(starts_with, metrics=_VINO_METRICS), "lenient": replace(LENIENT_CHOICE, metrics=_VINO_METRICS)},
-    {"paper": question_alone, "letter": paper_choice}, {"score": ("text", "video", "group")}, ("",), _vinoground_facts,
+    {"paper": replace(PAPER_CHOICE, metrics=_VINO_METRICS), "official": Scorer(starts_with, metrics=_VINO_METRICS), "lenient": replace(LENIENT_CHOICE, metrics=_VINO_METRICS), "lmms-eval": lmms_scorer(starts_with, metrics=_VINO_METRICS)},
+    {"paper": question_alone, "letter": paper_choice, "lmms-eval": lambda item: f"{item.question}\nPlease only output one English character."}, {"score": ("text", "video", "group")}, ("",), _vinoground_facts,
     ("The paper prints the text score: both videos of a pair matched to their captions.", "`score` = group asks both kinds of questions and counts a pair where all four are right.",
      "The file's question already asks for a letter; the prompt `letter` adds the paper's sentence.", "No real row was at hand: field names are those that the official scripts read."),
 ))  # fmt: skip

@@ -26,6 +26,7 @@ from videossr.benchmarks.core import (
     best_tiou,
     finite,
     first_range,
+    lmms_scorer,
     paper_grounding,
     register_benchmark,
 )
@@ -37,18 +38,23 @@ __all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'LENIENT_GROUNDING', 'QV_MET
            'one_range', 'lengths_of', 'mean_ap', 'official_charades']
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #2a6dcdd0
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER, _CLOCK = r"\d+(?:\.\d+)?", r"\d{1,2}:\d{2}(?::\d{2})?"
 _HYPHEN = re.compile(r"(?<!\d)(\d+\.*\d*)\s*-\s*(\d+\.*\d*)")
 _DASH = re.compile(rf"(?<!\d)({_NUMBER})\s*[\u2013-]\s*({_NUMBER})")
+_CLOCKS = re.compile(rf"\b({_CLOCK})\s*[\u2013-]\s*({_CLOCK})\b")
 _UNIT = re.compile(rf"(?<!\d)({_NUMBER})\s*s?\s*[\u2013-]\s*({_NUMBER})")
 
 
-def _spoken(reply: str) -> tuple[str, list[str], list[str]]:
-    "A reply as the script has it, its lines that speak of a start, an end or a happening, and the first numbers of the first two of them that have one."
-    text = (answer_of(reply) or "").lower().replace("a specific example is : 20.8 - 30.0 seconds", "").replace("to", "-")
-    lines = [line for line in re.split(r"[!?\n]", text) if any(word in line for word in ("start", "end", "happen"))]
+def _spoken(reply: str) -> tuple[str, list[str]]:
+    "A reply as both scripts have it, and its lines that speak of a start, an end or a happening."
+    text = reply.lower().replace("a specific example is : 20.8 - 30.0 seconds", "").replace("to", "-")
+    return text, [line for line in re.split(r"[!?\n]", text) if any(word in line for word in ("start", "end", "happen"))]
+
+
+def _first_two(lines: Sequence[str]) -> list[str]:
+    "The first numbers of the first two lines that have one."
     lone = [found[0] for line in lines if (found := re.search(rf"\b{_NUMBER}\b", line))]
-    return text, lines, lone[:2] if len(lone) > 1 else []
+    return lone[:2] if len(lone) > 1 else []
 
 
 def charades_range(
@@ -56,21 +62,30 @@ def charades_range(
     item: Item,
 ) -> list[float] | None:  # start, end in seconds, in order
     "The rule of Charades-STA's script: the first `number - number` or `number to number`; else the first numbers of two lines that speak of a start, an end or a happening."
-    text, _, lone = _spoken(reply)
+    text, lines = _spoken(answer_of(reply) or "")
     found = _HYPHEN.search(text)
     with suppress(ValueError):  # "1..5"
-        return finite(map(float, found.groups() if found else lone)) or None
+        return finite(map(float, found.groups() if found else _first_two(lines))) or None
     return None
+
+# %% ../../nbs/55_benchmarks/03_grounding.ipynb #62bdfece
+def _in_seconds(clock: str) -> float:
+    "Seconds of `mm:ss`, `hh:mm:ss` or a plain number."
+    return sum(float(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
 
 
 def lmms_range(
     reply: str,
     item: Item,
 ) -> list[float] | None:  # start, end in seconds, in order
-    "As lmms-eval has that rule since 0.6: of such lines alone, also with a longer dash and, where nothing else is found, with a unit before it."
-    _, lines, lone = _spoken(reply)
-    near, far = (next(filter(None, map(pattern.search, lines)), None) for pattern in (_DASH, _UNIT))
-    return finite(map(float, near.groups() if near else lone or (far.groups() if far else ()))) or None
+    "The rule of lmms-eval 0.7.3: of such lines, or of all where there are none, the first range of mm:ss, else of numbers; else the first two of mm:ss, else of numbers in two lines; else a range with a unit."
+    text, lines = _spoken(reply)
+    lines = lines or re.split(r"[!?\n]", text)
+    clocks, near, far = (next(filter(None, map(pattern.search, lines)), None) for pattern in (_CLOCKS, _DASH, _UNIT))
+    lone = [clock for line in lines for clock in re.findall(rf"\b{_CLOCK}\b", line)]
+    if ranged := clocks or near:
+        return finite(map(_in_seconds, ranged.groups()))
+    return finite(map(_in_seconds, lone[:2] if len(lone) > 1 else _first_two(lines) or (far.groups() if far else ()))) or None
 
 # %% ../../nbs/55_benchmarks/03_grounding.ipynb #60d338ea
 def one_range(
@@ -300,14 +315,14 @@ register_benchmark(
         layout="charades_sta_test.txt, charades.json with durations where you have it, and Charades_v1_480/<video id>.mp4.",
         read=_read_charades,
         example=_example_charades,
-        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING, "lmms-eval": Scorer(lmms_range, best_tiou, GROUNDING_METRICS)},
-        prompts={"paper": paper_grounding, "official": official_charades},
+        scorers={"paper": PAPER_GROUNDING, "official": OFFICIAL_GROUNDING, "lenient": LENIENT_GROUNDING, "lmms-eval": lmms_scorer(lmms_range, best_tiou, metrics=GROUNDING_METRICS)},
+        prompts={"paper": paper_grounding, "official": official_charades, "lmms-eval": official_charades},
         folders=("Charades_v1_480", "videos", ""),
         facts=lambda settings: {"items": 3720, "videos": 1334},
         notes=(
             "The answer that the prompt gives as its example, 24.3 - 30.4, is right for four test questions.",
             "562 true ends lie behind the duration that the metadata gives, by at most 1.5 s; they are left as they are.",
-            "The official scorer reads the forms that lmms-eval's does; its code is not copied, and in rare replies the two may differ.",
+            "`official` is the rule that lmms-eval took over from the models' own scripts until 0.5; `lmms-eval` is that of 0.7.3.",
         ),
     )
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..answers import LETTERS
 from videossr.benchmarks.core import (
+    LEAD_INS,
     LENIENT_CHOICE,
     PAPER_CHOICE,
     Benchmark,
@@ -23,6 +24,8 @@ from videossr.benchmarks.core import (
     choice,
     first_letter,
     inline_choice,
+    lmms_scorer,
+    marked_letter,
     paper_choice,
     register_benchmark,
     with_options,
@@ -50,9 +53,10 @@ def _read_videomme(source: Source) -> Iterator[Item]:
 
 def letter_suffix(
     text: str,  # what follows the options
+    before: str = "",  # what precedes the question
 ) -> Callable[[Item], str]:
     "A prompt that ends in another sentence."
-    return lambda item: f"{with_options(item)}\n{text}"
+    return lambda item: f"{before}{with_options(item)}\n{text}"
 
 
 def _videomme_example(folder: Path, video: Callable[[str], None]) -> None:
@@ -60,18 +64,21 @@ def _videomme_example(folder: Path, video: Callable[[str], None]) -> None:
     rows = []
     for number, duration in enumerate(("short", "medium", "long"), 1):
         for turn in range(1, 4):
-            about = {"video_id": f"{number:03d}", "duration": duration, "domain": "Life Record", "sub_category": "Nature", "task_type": "Object Recognition"}
+            about = {"video_id": f"{number:03d}", "duration": duration, "domain": "Life Record", "sub_category": "Travel", "task_type": "Object Recognition"}
             ids = {"videoID": f"evening{number}", "question_id": f"{number:03d}-{turn}"}
             rows.append({**about, **ids, "question": "What drifts across the sky?", "options": options, "answer": "ABCD"[(number + turn) % 4]})
         video(f"data/evening{number}.mp4")
     write_rows(folder / "videomme" / "test-00000-of-00001.parquet", rows)
 
 # %% ../../nbs/55_benchmarks/02_long.ipynb #6b728bde
+_ASKED = "Select the best answer to the following multiple-choice question based on the video"
+_VIDEOMME_ASKED = f"{_ASKED} and the subtitles. Respond with only the letter (A, B, C, or D) of the correct option.\n"  # though none are shown
+
 videomme = register_benchmark(Benchmark(
     "videomme", "Video-MME", "Long video QA", "the Hugging Face dataset lmms-lab/Video-MME; its licence forbids passing it on.",
     "videomme/test-00000-of-00001.parquet, data/<videoID>.mp4 (or .MP4, .mkv).", _read_videomme, _videomme_example,
-    {"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCD")), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "best answer": letter_suffix("The best answer is:")}, folders=("data", "", "videos"),
+    {"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCD")), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(marked_letter("ABCD"))},
+    {"paper": paper_choice, "best answer": letter_suffix("The best answer is:"), "lmms-eval": letter_suffix("\nAnswer with the option's letter from the given choices directly.", _VIDEOMME_ASKED)}, folders=("data", "", "videos"),
     facts=lambda settings: {
         "items": 2700, "videos": 900, "options": {4: 2700}, "answers": {"A": 677, "B": 735, "C": 684, "D": 604},
         "groups": {"duration": dict.fromkeys(("short", "medium", "long"), 900), "domain": _DOMAINS},
@@ -129,8 +136,8 @@ def _lvbench_example(folder: Path, video: Callable[[str], None]) -> None:
 lvbench = register_benchmark(Benchmark(
     "lvbench", "LVBench", "Long video QA", "the Hugging Face dataset THUDM/LVBench (annotations), with videos from YouTube by their key.",
     "video_info.meta.jsonl, videos/<key>.mp4.", _read_lvbench, _lvbench_example,
-    {"paper": PAPER_CHOICE, "official": Scorer(bracketed_letter), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "lmms-eval": letter_suffix("Answer the question with the option letter.")}, folders=("videos", "", "all_videos"),
+    {"paper": PAPER_CHOICE, "official": Scorer(bracketed_letter), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(marked_letter("ABCD"))},
+    {"paper": paper_choice, "lmms-eval": letter_suffix("Answer the question with the option letter")}, folders=("videos", "", "all_videos"),
     facts=lambda settings: {"items": 1549, "videos": 103},
     notes=("Accuracy by type counts a question once for each of its types, so the types do not add up to the whole.",
            "No real row was at hand: field names are those that the official scripts and mirrors read."),
@@ -172,10 +179,10 @@ def _longvideobench_example(folder: Path, video: Callable[[str], None]) -> None:
 longvideobench = register_benchmark(Benchmark(
     "longvideobench", "LongVideoBench", "Long video QA", "the Hugging Face dataset longvideobench/LongVideoBench (join and unpack videos.tar.part.*).",
     "lvb_val.json (or validation-*.parquet), videos/<video_path>.", _read_longvideobench, _longvideobench_example,
-    {"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCDE")), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "official": letter_suffix("Answer with the option's letter from the given choices directly.")}, folders=("videos", ""),
+    {"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCDE")), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(first_letter("ABCDE", LEAD_INS[:8]))},
+    {"paper": paper_choice, "official": letter_suffix("Answer with the option's letter from the given choices directly."), "lmms-eval": letter_suffix("Answer with the option's letter from the given choices directly.\n")}, folders=("videos", ""),
     facts=lambda settings: {"items": 1337, "videos": 753},
-    notes=("Validation set, without subtitles.", "The official script guesses where it finds no letter; here such a reply is wrong.",
+    notes=("Validation set, without subtitles.", "The official script and lmms-eval guess where they find no letter; here such a reply is wrong.",
            "Short videos are delivered cut: the offset of their subtitles is no offset into the file."),
 ))  # fmt: skip
 
@@ -226,7 +233,7 @@ def _cgbench_facts(settings: Mapping[str, str]) -> dict[str, Any]:
 
 cgbench = register_benchmark(Benchmark(
     "cgbench", "CGBench", "Long video QA", "the Hugging Face dataset CG-Bench/CG-Bench.", "cgbench_mini.json, cg_videos_720p/<video_uid>.mp4.",
-    _read_cgbench, _cgbench_example, {"paper": PAPER_CHOICE, "official": Scorer(read_cgbench), "lenient": LENIENT_CHOICE},
-    {"paper": paper_choice, "lmms-eval": letter_suffix("Answer with the option letter only.")}, {"set": ("mini", "full")}, ("cg_videos_720p", "", "videos"), _cgbench_facts,
+    _read_cgbench, _cgbench_example, {"paper": PAPER_CHOICE, "official": Scorer(read_cgbench), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(marked_letter("ABCDEFGHIJKLMN"))},
+    {"paper": paper_choice, "lmms-eval": letter_suffix("Answer with the option letter only.", f"{_ASKED}.\n")}, {"set": ("mini", "full")}, ("cg_videos_720p", "", "videos"), _cgbench_facts,
     ("The paper's 3k subset is taken to be cgbench_mini.json, the only set of that size.", "Accuracy on the whole video (long_acc); clue clips and their intervals are not asked."),
 ))  # fmt: skip

@@ -28,18 +28,21 @@ from videossr.benchmarks.core import (
     as_list,
     first_letter,
     inline_choice,
+    lmms_scorer,
+    marked_letter,
     mean_grade,
     mean_over,
     paper_choice,
     register_benchmark,
     with_options,
+    without_thoughts,
 )
 from ..rewards import parse_order
 
 # %% auto #0
 __all__ = ['TRACKS', 'DISCIPLINES', 'VCR_PROMPT', 'CVBENCH_TASKS', 'plain_options', 'place_of', 'official_mmmu', 'read_mmmu',
-           'first_order', 'one_order', 'same_order', 'steps_right', 'pooled_steps', 'first_word', 'tagged',
-           'official_cvbench']
+           'first_order', 'lmms_order', 'one_order', 'same_order', 'steps_right', 'pooled_steps', 'first_word',
+           'tagged', 'official_cvbench']
 
 # %% ../../nbs/55_benchmarks/04_reasoning.ipynb #e5bd56c7
 def plain_options(
@@ -200,8 +203,8 @@ register_benchmark(
         layout="perception_video.json, comprehension_video.json and adaptation_video.json, or <Track>/*.parquet, and <discipline>/<id>.mp4.",
         read=_read_mmmu,
         example=_example_mmmu,
-        scorers={"paper": PAPER_CHOICE, "official": Scorer(read_mmmu), "lenient": LENIENT_CHOICE},
-        prompts={"paper": paper_choice, "official": official_mmmu},
+        scorers={"paper": PAPER_CHOICE, "official": Scorer(read_mmmu), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(marked_letter())},
+        prompts={"paper": paper_choice, "official": official_mmmu, "lmms-eval": official_mmmu},
         settings={"size": ("880", "879", "882"), "track": ("all", *TRACKS)},
         folders=("", "videos"),
         facts=_facts_mmmu,
@@ -210,7 +213,8 @@ register_benchmark(
             "Of the two rows that only `size=882` has, the options are not in the file; they are asked as they are, and take A to D for labels.",
             "The image of an adaptation question is the end of its video; an even choice of frames may leave it out.",
             "The official script asks rows that are not typed multiple-choice with its prompt for open questions; here they get the other one.",
-            "`official` is the rule of lmms-eval 0.3 to 0.7, the benchmark's own evaluation, which cannot read \"A)\" or \"**A**\"; 0.7.2 has another one. It leaves out empty replies; here they are wrong.",
+            "`official` is the rule of lmms-eval 0.3 to 0.7, the benchmark's own evaluation, which cannot read \"A)\" or \"**A**\"; 0.7.2 has another one, which is `lmms-eval` here. It leaves out empty replies; here they are wrong.",
+            "lmms-eval scores a row that is not typed multiple-choice by its rule for open questions; here all have options.",
             "In some rows the options are letters themselves: an answer is always taken as a place.",
         ),
     )
@@ -261,8 +265,8 @@ register_benchmark(
         layout="data/test-00000-of-00001.parquet, and Benchmark-AllVideos-LQ/<video_id>.mp4 or Benchmark-AllVideos-HQ-encoded/<video_id>.mp4.",
         read=_read_tt,
         example=_example_tt,
-        scorers={"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCDE")), "lenient": LENIENT_CHOICE},
-        prompts={"paper": paper_choice, "official": lambda item: f"\n{with_options(item)}\n"},
+        scorers={"paper": PAPER_CHOICE, "official": Scorer(first_letter("ABCDE")), "lenient": LENIENT_CHOICE, "lmms-eval": lmms_scorer(first_letter("ABCDE", LEAD_INS[:8]))},
+        prompts={"paper": paper_choice, **dict.fromkeys(("official", "lmms-eval"), lambda item: f"\n{with_options(item)}\n")},
         settings={"question_prompt": ("left out", "asked")},
         folders=("Benchmark-AllVideos-LQ", "Benchmark-AllVideos-HQ-encoded", "videos", ""),
         facts=lambda settings: {"items": 1000},
@@ -284,7 +288,17 @@ VCR_PROMPT = (
     "The final output should be in this format:\n\nCorrect order: <mention the Clip numbers separated by a comma>"
 )
 
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #d805d595
+def _last_box(text: str) -> str:
+    "What stands in the last TeX box, braces within included; nothing where it does not close."
+    inside, depth = text.rpartition("\\boxed{")[2] if "\\boxed{" in text else "", 1
+    for place, sign in enumerate(inside):
+        depth += (sign == "{") - (sign == "}")
+        if not depth:
+            return inside[:place]
+    return ""
 
+# %% ../../nbs/55_benchmarks/04_reasoning.ipynb #4f1b1161
 def first_order(
     reply: str,
     item: Item,
@@ -299,6 +313,18 @@ def first_order(
     return None
 
 
+def lmms_order(
+    reply: str,
+    item: Item,
+) -> list[int] | None:  # clip numbers from 1
+    "lmms-eval's rule: the order in the answer tags, or without them in the last box; where that is none, the official rule."
+    text = without_thoughts(reply, ("think", "thinking"))
+    tagged = re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    inside = tagged[1] if tagged else _last_box(text)
+    found = [int(number[0]) for part in (inside or "").split(",") if (number := re.search(r"\d+", part))]
+    return found if sorted(found) == sorted(item.answer) else first_order(text, item)
+
+
 def one_order(
     reply: str,
     item: Item,
@@ -306,7 +332,6 @@ def one_order(
     "The one full order that a reply gives as its answer, read as leniently as those of the jigsaw."
     found = parse_order(reply, len(item.answer), parse="lenient")
     return [int(clip) for clip in found] if found else None
-
 
 # %% ../../nbs/55_benchmarks/04_reasoning.ipynb #408fb30c
 def same_order(
@@ -373,8 +398,9 @@ register_benchmark(
             "official": Scorer(first_order, same_order, _EXACT),
             "steps": Scorer(first_order, steps_right, {"step accuracy": pooled_steps}),
             "lenient": Scorer(one_order, same_order, _EXACT),
+            "lmms-eval": lmms_scorer(lmms_order, same_order, metrics=_EXACT),
         },
-        prompts={"paper": lambda item: VCR_PROMPT.format(goal=item.question)},
+        prompts={"paper": lambda item: VCR_PROMPT.format(goal=item.question), "lmms-eval": lambda item: VCR_PROMPT.format(goal=item.question) + "\n"},
         folders=("videos", ""),
         facts=lambda settings: {"items": 365, "videos": 365, "groups": {"clips": {"3": 126, "4": 105, "5": 80, "6": 30, "7": 24}}},
         notes=(
