@@ -204,16 +204,16 @@ def test_they_are_drawn_below_the_papers_only_where_asked():
 
 @pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is None, reason="pip install lmms-eval")
 def test_readers_agree_with_lmms_eval():
-    from test_lmms_eval import TIMES, peer, replies
+    from test_lmms_eval import TIMES, peer, soups
 
     extract, overlap = peer("timelens/utils.py", "extract_time"), peer("timelens/utils.py", "iou")
     rounded = Scorer(stricter.timelens_range, stricter.ordered_tiou)
-    for reply in replies(TIMES, 9):
+    for reply in soups(TIMES, 9):
         said = extract(reply)
         theirs = overlap([float(round(end)) for end in said[0]], MOMENT.answer[0]) if said else 0.0
         assert (rounded.verdict(reply, MOMENT) or 0.0) == pytest.approx(theirs), reply
     letters = peer("videomme_v2/utils.py", "extract_characters_regex")
-    for reply in replies(["A", "G", "H", "I", "Final Answer: ", "Answer:", "The best answer is ", "\n", " a boat", ") "], 6):
+    for reply in soups(["A", "G", "H", "I", "Final Answer: ", "Answer:", "The best answer is ", "\n", " a boat", ") "], 6):
         assert (stricter.read_v2(reply, EIGHT) or "") == letters(reply), reply
     relevance, logic = (peer("videomme_v2/utils.py", name) for name in ("cal_relevance", "cal_logic"))
     logic.__globals__["ast"] = ast  # which its file imports
