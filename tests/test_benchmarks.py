@@ -266,7 +266,7 @@ def test_counts_of_a_full_file_are_checked(tmp_path):
 
 LETTER = Item("1", ("a.mp4",), "What?", 2, ("a cup", "a kite", "a boat", "a tree"), tuple("ABCD"))
 TABLE = {  # benchmark -> reply -> (paper, official)
-    "mvbench": {"C": (1, 1), "(C)": (0, 1), "c": (0, 1), "The answer is C": (0, 0), "C. a boat": (1, 1), "D": (0, 0), " C": (0, None)},
+    "mvbench": {"C": (1, 1), "(C)": (0, 1), "c": (0, 1), "The answer is C": (0, 0), "C. a boat": (1, 1), "D": (0, 0), " C": (0, 1)},
     "aotbench": {"C": (1, 1), "(C)": (0, 0), "The answer is C": (0, 0), "": (None, None)},
     "vinoground": {"C": (1, 1), "c.": (0, 1), "The answer is C": (0, 0), "(C)": (0, 0)},
     "videomme": {"C": (1, 1), "(C)": (0, 1), "The answer is C": (0, 1), "The best answer is: C": (0, 1), "c": (0, None), "A boat, so C": (0, 0)},
