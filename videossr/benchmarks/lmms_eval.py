@@ -65,7 +65,7 @@ metadata:
 """
 _METRIC = "  - metric: {name}\n    aggregation: !function utils.mean\n    higher_is_better: true"
 
-# %% ../../nbs/55_benchmarks/07_lmms_eval.ipynb #3b72038c
+# %% ../../nbs/55_benchmarks/08_lmms_eval.ipynb #3b72038c
 _UTILS = '''"VIUBench for lmms-eval; written by videossr, which scores the replies."
 from pathlib import Path
 
