@@ -301,7 +301,7 @@ ELSEWHERE = {  # modules that write without the chapter, and why they may
     "push": {"write_text", "copyfile", "symlink_to"},  # into a temporary folder
     "sweep": {"copytree", "copyfile"},  # into what whole_file and whole_folder gave
     "benchmarks/core": {"write_text", "copyfile"},  # made-up examples, into a folder that was looked at
-    **dict.fromkeys(("benchmarks/general", "benchmarks/reasoning", "benchmarks/grounding"), {"write_text"}),  # the same
+    **dict.fromkeys(("benchmarks/general", "benchmarks/reasoning", "benchmarks/grounding", "benchmarks/recent"), {"write_text"}),  # the same
 }
 CALLS = {"write_text", "write_bytes", "rmtree", "unlink", "rename", "copyfile", "copytree", "copy", "copy2", "move", "symlink_to", "touch"}
 

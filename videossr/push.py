@@ -150,6 +150,9 @@ def push_dataset(
         return _send(api, repo, "dataset", private, laid_out)
 
 # %% ../nbs/58_push.ipynb #36aa1bdd
+_TOYS = {"tiny": "about a million random weights", "tiny-trained": "about two million weights that were shown painted pictures"}  # policies of this kit
+
+
 _SHOWN = (  # of a run's settings
     "mix pretext answer difficulty n_train n_held_out warm_steps warm_rate steps groups group_size learning_rate beta max_new_tokens parse strict refill lora_rank "
     "dtype adaptive grpo options reward control seed"
@@ -178,7 +181,7 @@ def _said(value: Any) -> str:
 
 def _training(config: Mapping[str, Any]) -> str:
     "The settings that a run had, as a table."
-    values = {"model": _hub_name(config["model"]) or ("tiny" if config["model"] == "tiny" else "a model of its own"), **{name: config.get(name) for name in _SHOWN.split()}}
+    values = {"model": _hub_name(config["model"]) or (config["model"] if config["model"] in _TOYS else "a model of its own"), **{name: config.get(name) for name in _SHOWN.split()}}
     values |= {"data": _questions(config) if config.get("data") else None}
     rows = [f"| {plain_text(name)} | {_said(value)} |" for name, value in values.items() if value is not None and value is not False and value != "" and value != {}]
     return "\n".join(["| setting | value |", "| --- | --- |", *rows])
@@ -193,7 +196,7 @@ def _limits(config: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         *([f"**No better than a floor**, as far as the intervals tell: {', '.join(below)}. These scores need no understanding of video."] if below else []),
         f"One run with one seed ({config.get('seed')}). The intervals are over {overall.get('videos', 'the held-out')} videos, not over runs.",
         f"{overall['gain']['n']} held-out questions of the kinds it was trained on, made from other videos. Nothing here tells about other questions, or about public benchmarks.",
-        *(["The base is a toy of about a million random weights: it is of use for tests only."] if config["model"] == "tiny" else []),
+        *([f"The base is a toy of {_TOYS[config['model']]}: it is of use for tests only."] if config["model"] in _TOYS else []),
         *([f"Trained with the reward {plain_text(config['reward'])}; scores and floors are of the tasks' own rewards."] if config.get("reward") else []),
     ]
 

@@ -109,7 +109,7 @@ class TrainSettings:
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
-    "demo": TrainSettings(),
+    "demo": TrainSettings(model="tiny-trained", warm_steps=80, warm_rate=5e-4, steps=300, final_dtype="float32"),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
         groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, prefetch=4, save_steps=25,
