@@ -163,7 +163,7 @@ class Doors:
         self.rollouts = [one | {"rewards": [1.0, 0.0], "advantages": [1.0, -1.0]}, one | {"step": 2, "rewards": [1.0, 0.0], "advantages": [1.0, -1.0]}]
         self.own = [{"prompt": "What is it?", "answer": "a ball", "videos": ["v0.mp4"]}, {"prompt": "How many?", "answer": "3", "videos": ["v1.mp4"]}]
         self.completion = {"choices": [{"message": {"role": "assistant", "content": "3"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
-        self.recipe = {"model": "tiny", "steps": 4, "mix": "demo", "learning_rate": 1e-3, "beta": 0.1, "strict": True}
+        self.recipe = {"model": "tiny-random", "steps": 4, "mix": "demo", "learning_rate": 1e-3, "beta": 0.1, "strict": True}
 
     def sample_rows(self):
         path = IN / "rows.parquet"

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .checkpoints import RANDOM
 from .data.export import resize_clip
 from .files import json_value
 from .policy import Policy, Prompt, collate, encode, end_ids, load_policy, sample_tokens, texts_of, tiny_policy
@@ -791,12 +792,12 @@ def _finished(waiting: dict[Future, int]) -> Iterator[tuple[int, _Heard]]:
 
 # %% ../nbs/46_backends.ipynb #4049536c
 def open_backend(
-    model: str,  # "tiny", a local folder, a hub name; of an endpoint, the name it goes by there
+    model: str,  # "tiny", whose weights come with the package, "tiny-random", a local folder, a hub name; of an endpoint, the name it goes by there
     url: str = "",  # of an OpenAI-compatible endpoint; empty: a model in this process
     *,
     max_new_tokens: int = 32,  # longest reply
     batch_size: int = 8,  # of a model in this process
-    seed: int = 0,  # of the tiny policy
+    seed: int = 0,  # of random weights
     dtype: str = "auto",  # of the weights of a model in this process; "auto": as it was saved
     markers: str | None = None,  # form of its video markers; None: as saved, see `load_policy`
     **settings: Any,  # further fields of `Endpoint` or `LocalBackend`
@@ -811,5 +812,5 @@ def open_backend(
         from accelerate import PartialState
 
         device = PartialState(cpu=not torch.cuda.is_available()).device
-    policy = replace(tiny_policy(seed), markers=markers or "released") if model == "tiny" else load_policy(model, dtype=dtype, device=device, markers=markers)
+    policy = replace(tiny_policy(seed), markers=markers or "released") if model == RANDOM else load_policy(model, dtype=dtype, device=device, markers=markers)
     return LocalBackend(policy, batch_size, max_new_tokens, **settings)

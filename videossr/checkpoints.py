@@ -27,8 +27,8 @@ from .folders import cache_dir, check_links, write_whole
 from .video import python_process
 
 # %% auto #0
-__all__ = ['SHIPPED', 'file_fault', 'adapter_fault', 'checkpoint_fault', 'shipped', 'config_fault', 'template_fault',
-           'adapter_base', 'dress_as_published']
+__all__ = ['SHIPPED', 'RANDOM', 'TOYS', 'file_fault', 'adapter_fault', 'checkpoint_fault', 'shipped', 'config_fault',
+           'template_fault', 'adapter_base', 'dress_as_published']
 
 # %% ../nbs/37_checkpoints.ipynb #7573f1aa
 def file_fault(
@@ -118,6 +118,8 @@ def checkpoint_fault(
 
 # %% ../nbs/37_checkpoints.ipynb #a3247987
 SHIPPED = {"tiny": "tiny", "tiny-trained": "tiny"}  # name of a policy -> its folder in the package
+RANDOM = "tiny-random"  # name of the policy that `tiny_policy` makes, of random weights
+TOYS = (RANDOM, *SHIPPED)  # of use to the demo, the tests and the tutorials
 
 
 def shipped(

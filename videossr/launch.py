@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from . import runs
 from .evaluate import Record
-from .checkpoints import SHIPPED
+from .checkpoints import RANDOM, TOYS
 from .folders import open_plain, write_whole
 from .mixing import ask
 from .policy import Policy
@@ -170,12 +170,12 @@ def train_run(
     meet(settings)
     rank = place()[0]
     started, progress = time.perf_counter(), progress and rank == 0
-    if settings.model in SHIPPED:
+    if settings.model in TOYS:
         torch.set_num_threads(1)  # for matrices this small, a second thread costs more than it brings
     if rank:
         wait_until(lambda: run.path("samples", "refusals.jsonl").exists(), "the samples")
     train, held_out, _ = runs.make_data(run, settings, seed, video_dir, tasks, progress)
-    if rank and (settings.model == "tiny" or settings.warm_steps):
+    if rank and (settings.model == RANDOM or settings.warm_steps):
         wait_until(lambda: run.path("checkpoints", "start").exists(), "the policy")
     policy, _ = runs.make_policy(run, settings, train, seed, progress)
     if rank == 0:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from .checkpoints import SHIPPED
+from .checkpoints import TOYS
 from .files import read_json, read_json_lines
 from .folders import check_links, write_whole
 from .grpo import VideoGRPOConfig
@@ -99,7 +99,7 @@ def recipe_settings(
             raise ValueError(f"{', '.join(found)} cannot go into a recipe for {PEERS[kind]}: {reason}")
     if unknown := sorted(set(settings.options) - set(_OPTIONS[kind].split())):
         raise ValueError(f"options {', '.join(unknown)}: {PEERS[kind]} has no counterpart with the same meaning. It knows {_OPTIONS[kind]}")
-    if settings.model in ("tiny", *SHIPPED):
+    if settings.model in TOYS:
         raise ValueError(f"model is {settings.model!r}, which is a toy of this kit: give a name on the hub or a folder, as preset='paper' does")
     make = {"demo": VideoGRPOConfig.demo, "paper": VideoGRPOConfig.paper}[settings.grpo]
     dials = {"learning_rate": settings.learning_rate, "num_generations": settings.group_size, "beta": settings.beta, "optim": settings.optim}

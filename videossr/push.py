@@ -22,6 +22,7 @@ from fastcore.basics import patch
 from huggingface_hub import HfApi, ModelCardData, get_token, is_offline_mode
 from huggingface_hub.utils import validate_repo_id
 
+from .checkpoints import RANDOM, SHIPPED
 from .data.build import load_plan, missing_shards
 from .evaluate import read_results, results_table
 from .files import read_json, read_text
@@ -150,7 +151,7 @@ def push_dataset(
         return _send(api, repo, "dataset", private, laid_out)
 
 # %% ../nbs/58_push.ipynb #36aa1bdd
-_TOYS = {"tiny": "about a million random weights", "tiny-trained": "about two million weights that were shown painted pictures"}  # policies of this kit
+_TOYS = {RANDOM: "about a million random weights", **dict.fromkeys(SHIPPED, "about two million weights that were shown painted pictures")}  # policies of this kit
 
 
 _SHOWN = (  # of a run's settings

@@ -39,7 +39,7 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train
 # %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .answers import ANSWER_REWARDS
-from .checkpoints import dress_as_published, shipped
+from .checkpoints import RANDOM, dress_as_published, shipped
 from .controls import CONTROLS, controlled
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
@@ -71,7 +71,7 @@ from .versions import installed
 @dataclass(frozen=True)
 class TrainSettings:
     "All there is to decide about a training run."
-    model: str = "tiny"  # "tiny", of random weights, "tiny-trained", which was shown painted pictures and comes with the package, a hub name or a local folder
+    model: str = RANDOM  # "tiny-random", of random weights, "tiny", which was shown painted pictures and comes with the package, a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
     difficulty: str | None = None  # of all tasks; None: as the mix says
     n_train: int = 600  # training prompts; with `adaptive`, of each rung
@@ -109,7 +109,7 @@ class TrainSettings:
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
-    "demo": TrainSettings(model="tiny-trained", warm_steps=80, warm_rate=5e-4, steps=300, final_dtype="float32"),
+    "demo": TrainSettings(model="tiny", warm_steps=80, warm_rate=5e-4, steps=300, final_dtype="float32"),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
         groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, prefetch=4, save_steps=25,
@@ -616,7 +616,7 @@ def make_policy(
     progress: bool = True,
 ) -> tuple[Policy, list[float]]:  # the policy before GRPO, and the losses of the warm start
     "The policy to train: loaded, or tiny; with a warm start if the settings have one, kept as checkpoint `start`. Raises as `note_policy`."
-    is_tiny, start = settings.model == "tiny", run.path("checkpoints", "start")
+    is_tiny, start = settings.model == RANDOM, run.path("checkpoints", "start")
     if not (is_tiny or settings.warm_steps):
         policy = _loaded(settings, settings.model)
         note_policy(run, policy, settings)
@@ -927,7 +927,7 @@ def final_dtype(
     "The dtype of the weights that a run keeps: that of the settings, or the one in which the model was published."
     if settings.final_dtype:
         return getattr(torch, settings.final_dtype)
-    return policy.model.dtype if settings.model == "tiny" else published_dtype(model_config(shipped(settings.model) or settings.model))
+    return policy.model.dtype if settings.model == RANDOM else published_dtype(model_config(shipped(settings.model) or settings.model))
 
 
 def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: TrainSettings) -> Policy:
@@ -955,7 +955,7 @@ def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: Trai
 
 # %% ../nbs/53_runs.ipynb #adf85745
 def _dress(folder: Path, settings: TrainSettings, dtype: torch.dtype) -> None:
-    if settings.model != "tiny":
+    if settings.model != RANDOM:
         dress_as_published(folder, shipped(settings.model) or settings.model, str(dtype).removeprefix("torch."))
 
 

@@ -171,15 +171,16 @@ def benchmarks_table(
 ) -> str:
     "A line for each benchmark and budget, by domain, with the published numbers. Raises `ValueError` for an unknown form."
     cut = {f"{line['title']} ({frames})": one.get("ends") or {} for line in found.values() for frames, one in line["frames"].items()}
+    others_of = [scorer for scorer in ("official", "lmms-eval") if any(scorer in one["scores"] for line in found.values() for one in line["frames"].values())]
     ended = ["cut off"] if any(cut.values()) else []  # or empty beside a thought
-    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "least", "official", "of those read", *ended, "blind", *(f"{model} (paper)" for model in published_scores())]
+    head = ["Benchmark", "frames", "n", "metric", "paper's scorer", "95 %", "least", *others_of, "of those read", *ended, "blind", *(f"{model} (paper)" for model in published_scores())]
     rows = []
     for name, line in found.items():
         for frames, one in line["frames"].items():
             scores, span = one["scores"]["paper"], one["intervals"]["paper"]
-            official = one["scores"].get("official", {"all": {}})["all"]
+            others = (_quoted(one["scores"].get(scorer, {"all": {}})["all"]) for scorer in others_of)
             metric = next(key for key in scores["all"] if key != "n")
-            mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(least_alone(span, 100.0)), _cell(_quoted(official)), _cell(_quoted(scores["parsed"]))]
+            mine = [_cell(_quoted(scores["all"])) + ("†" if one["begin_alike"] else ""), f"{span['low']:.1f} to {span['high']:.1f}{few_mark(span['videos'])}", _cell(least_alone(span, 100.0)), *map(_cell, others), _cell(_quoted(scores["parsed"]))]
             known = [_cell(model.get(name, {}).get(int(frames))) for model in published_scores().values()]
             rows.append([line["title"], frames, str(one["items"]), metric, *mine, *(str(sum(cut[f"{line['title']} ({frames})"].values())) for _ in ended), _cell(line["blind"]["best"]), *known])
     budgets = [(line["title"], one) for line in found.values() for one in line["frames"].values()]
