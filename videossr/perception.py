@@ -5,7 +5,8 @@
 # %% ../nbs/44_perception.ipynb #ec88fd4b
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,11 +16,12 @@ from .demo import paint_evening
 from .tasks.counting import DECOYS, KINDS, _mark_distance
 
 # %% auto #0
-__all__ = ['SIDE', 'MARKS', 'EVENTS', 'PLURAL', 'WAYS', 'KEYS', 'texture', 'World', 'mark_distances', 'Marks', 'place_marks',
-           'draw_marks', 'happen', 'put_ball', 'Lesson', 'stamps_of', 'one_clip', 'many_clips', 'finish_lessons']
+__all__ = ['SIDE', 'MARKS', 'EVENTS', 'PLURAL', 'WAYS', 'KEYS', 'texture', 'resized', 'World', 'mark_distances', 'Marks',
+           'place_marks', 'draw_marks', 'happen', 'put_ball', 'Lesson', 'stamps_of', 'one_clip', 'many_clips',
+           'finish_lessons']
 
 # %% ../nbs/44_perception.ipynb #11a13947
-SIDE = 64  # pixels of a frame's sides
+SIDE = 64  # pixels of a frame's sides, if nothing else is said
 
 
 def texture(
@@ -45,38 +47,62 @@ def texture(
     return np.clip(noisy, 0, 255).astype(np.float32)
 
 # %% ../nbs/44_perception.ipynb #987eead3
+def resized(
+    videos: Iterable[np.ndarray],  # uint8, each (t, h, w, 3)
+    height: int,  # pixels
+    width: int,  # pixels
+) -> np.ndarray:  # uint8 (n, t, height, width, 3)
+    "Videos in one size, whatever that does to their shape."
+    return np.stack([[Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in one] for one in videos])
+
+
 @dataclass
 class World:
     "A stock of painted evenings, and scenes drawn from it."
     seed: int  # of the evenings: not one that `demo_videos` is given
     n_evenings: int = 32
     n_frames: int = 32  # kept of an evening's 96
+    _sized: dict[tuple[int, int], World] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.seed < 100:
             raise ValueError(f"seed {self.seed}: the demo's videos have small seeds, and a world must not show them; take one from 100")
         places = np.linspace(0, 95, self.n_frames).astype(int)
         painted = [paint_evening(np.random.default_rng([self.seed, number]))[places] for number in range(self.n_evenings)]
-        self.evenings = np.stack([[Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for frame in one] for one in painted])
+        self.evenings = resized(painted, SIDE, SIDE)
+
+    def sized(
+        self,
+        height: int,  # pixels
+        width: int,  # pixels
+    ) -> World:  # with the same evenings
+        "A world whose frames have another size."
+        if self.evenings.shape[2:4] == (height, width):
+            return self
+        if (height, width) not in self._sized:
+            other = copy.copy(self)
+            other.evenings, self._sized[height, width] = resized(self.evenings, height, width), other
+        return self._sized[height, width]
 
     def scene(
         self,
         rng: np.random.Generator,
         n_frames: int,
-    ) -> np.ndarray:  # float32 (n_frames, 64, 64, 3), levels of 255
+    ) -> np.ndarray:  # float32 (n_frames, h, w, 3), levels of 255
         "An evening, a texture or one that slides by."
+        (height, width), side = self.evenings.shape[2:4], max(self.evenings.shape[2:4])
         kind = rng.choice(3, p=[0.45, 0.25, 0.3])
         if kind == 0:
             span = int(rng.integers(min(n_frames, self.n_frames), self.n_frames + 1))
             start = int(rng.integers(self.n_frames - span + 1))
             frames = self.evenings[rng.integers(self.n_evenings)][start + np.arange(n_frames) * span // n_frames].astype(np.float32)
         elif kind == 1:
-            frames = np.repeat(texture(rng)[None], n_frames, 0)
+            frames = np.repeat(texture(rng, height, width)[None], n_frames, 0)
         else:
             reach = int(rng.integers(8, 48))
-            wide, steps = texture(rng, SIDE, SIDE + reach), np.linspace(0, reach, n_frames).astype(int)
-            frames = np.stack([wide[:, step : step + SIDE] for step in steps[:: rng.choice([-1, 1])]])
-            frames = frames.transpose(0, 2, 1, 3) if rng.random() < 0.5 else frames
+            wide, steps = texture(rng, side, side + reach), np.linspace(0, reach, n_frames).astype(int)
+            frames = np.stack([wide[:, step : step + side] for step in steps[:: rng.choice([-1, 1])]])
+            frames = (frames.transpose(0, 2, 1, 3) if rng.random() < 0.5 else frames)[:, :height, :width]
         frames = frames[:: rng.choice([-1, 1]), :, :: rng.choice([-1, 1])] * rng.uniform(0.7, 1.1)
         drift = np.exp(np.linspace(0, rng.uniform(-0.7, 0.7), n_frames)) if rng.random() < 0.5 else np.ones(n_frames)
         return np.clip(frames * drift[:, None, None, None], 0, 255).astype(np.float32)
@@ -115,6 +141,8 @@ class Marks:
     y: np.ndarray  # float (m,), pixels from the top
     inner: np.ndarray  # float (m,), radius inside, pixels
     hard: np.ndarray  # bool (m,)
+    height: int = SIDE  # of the frames, pixels
+    width: int = SIDE
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -126,7 +154,7 @@ class Marks:
         "How many of each kind have their middle in each quarter of each frame."
         found = np.zeros((n_frames, 4, len(KINDS)), int)
         real = self.kind < len(KINDS)
-        quarter = 2 * (self.y >= SIDE / 2).astype(int) + (self.x >= SIDE / 2)
+        quarter = 2 * (self.y >= self.height / 2).astype(int) + (self.x >= self.width / 2)
         np.add.at(found, (self.frame[real], quarter[real], self.kind[real]), 1)
         return found
 
@@ -136,26 +164,34 @@ def place_marks(
     n_marks: np.ndarray,  # int (n,), wanted on each frame
     hard: float,  # share of the hard ones
     others: float,  # share of the marks that do not count
+    height: int = SIDE,  # of the frames, pixels
+    width: int = SIDE,
 ) -> Marks:
     "Marks that keep apart; what finds no room is left out."
     frame = np.repeat(np.arange(len(n_marks)), n_marks)
     m = len(frame)
     kind = np.where(rng.random(m) < others, rng.integers(len(KINDS), len(MARKS), m), rng.integers(0, len(KINDS), m))
-    inner = rng.uniform(0.24, 0.4, m) * SIDE / np.where(kind == 2, 3, 2)
+    inner = rng.uniform(0.24, 0.4, m) * min(height, width) / np.where(kind == 2, 3, 2)
     outer, place = inner * np.array([1, 2**0.5, 2, *[1.2] * len(DECOYS)])[kind], np.zeros((m, 2))
     earlier, bad = (frame[:, None] == frame) & np.tri(m, k=-1, dtype=bool), np.ones(m, bool)
     for _ in range(12):
         margin = outer[bad, None] + 1
-        place[bad] = rng.uniform(margin, SIDE - margin, (bad.sum(), 2))
+        place[bad] = rng.uniform(margin, np.array([width, height]) - margin, (bad.sum(), 2))
         near = np.linalg.norm(place[:, None] - place, axis=-1) < outer[:, None] + outer + 2
         bad = (near & earlier).any(1)
         if not bad.any():
             break
     keep = ~bad
-    return Marks(frame[keep], kind[keep], *place[keep].T, inner[keep], rng.random(keep.sum()) < hard)
+    return Marks(frame[keep], kind[keep], *place[keep].T, inner[keep], rng.random(keep.sum()) < hard, height, width)
 
 # %% ../nbs/44_perception.ipynb #1c37e350
 _WINDOW = 38  # pixels: the largest mark and its soft edge
+
+
+def _window(place: np.ndarray, side: int) -> np.ndarray:
+    "Pixels around places on a side of the frame, (m, k)."
+    size = min(_WINDOW, side)
+    return np.clip(place.astype(int) - size // 2, 0, side - size)[:, None] + np.arange(size)
 
 
 def _colours(rng: np.random.Generator, under: np.ndarray, hard: np.ndarray) -> np.ndarray:
@@ -169,16 +205,16 @@ def _colours(rng: np.random.Generator, under: np.ndarray, hard: np.ndarray) -> n
 
 # %% ../nbs/44_perception.ipynb #6b35440a
 def draw_marks(
-    frames: np.ndarray,  # float32 (n, 64, 64, 3), painted on
+    frames: np.ndarray,  # float32 (n, h, w, 3), painted on
     marks: Marks,
     rng: np.random.Generator,  # of turns, colours, edges
-) -> np.ndarray:  # int8 (n, 64, 64): 0 background, 1..3 a kind, 4 another mark
+) -> np.ndarray:  # int8 (n, h, w): 0 background, 1..3 a kind, 4 another mark
     "Paints marks on frames, and says what each pixel shows."
     m, hard, labels = len(marks), marks.hard, np.zeros(frames.shape[:3], np.int8)
     if not m:
         return labels
     turn = np.where(hard | (rng.random(m) < 0.3), rng.uniform(0, 2 * np.pi, m), 0).astype(np.float32)[:, None, None]
-    columns, rows = (np.clip(place.astype(int) - _WINDOW // 2, 0, SIDE - _WINDOW)[:, None] + np.arange(_WINDOW) for place in (marks.x, marks.y))
+    columns, rows = (_window(place, side) for place, side in ((marks.x, frames.shape[2]), (marks.y, frames.shape[1])))
     here = (marks.frame[:, None, None], rows[:, :, None], columns[:, None, :])
     right = (columns + 0.5 - marks.x[:, None]).astype(np.float32)[:, None, :]
     down = (rows + 0.5 - marks.y[:, None]).astype(np.float32)[:, :, None]
@@ -204,27 +240,28 @@ EVENTS = ("fog", "night", "bars", "dots", "grid", "snow")
 
 def happen(
     event: str,  # one of `EVENTS`
-    frames: np.ndarray,  # float32 (t, 64, 64, 3)
+    frames: np.ndarray,  # float32 (t, h, w, 3)
     rng: np.random.Generator,
 ) -> np.ndarray:  # float32, the same shape
     "The frames with an event on them, the same on all."
-    colour, share = rng.uniform(0, 255, 3), np.zeros((SIDE, SIDE), np.float32)
+    height, width = frames.shape[1:3]
+    colour, share = rng.uniform(0, 255, 3), np.zeros((height, width), np.float32)
     if event == "night":
         return frames * np.float32(rng.uniform(0.12, 0.25))
     if event == "fog":
         share[:], colour = rng.uniform(0.6, 0.8), np.full(3, rng.uniform(190, 230))
     elif event == "snow":
-        share[rng.random((SIDE, SIDE)) < rng.uniform(0.12, 0.25)], colour = 1, np.full(3, 245)
+        share[rng.random((height, width)) < rng.uniform(0.12, 0.25)], colour = 1, np.full(3, 245)
     elif event == "dots":
-        down, right = np.mgrid[:SIDE, :SIDE]
+        down, right = np.mgrid[:height, :width]
         pitch, shift = int(rng.integers(9, 14)), rng.integers(0, 9, 2)
         share[np.hypot((down + shift[0]) % pitch - pitch / 2, (right + shift[1]) % pitch - pitch / 2) < pitch / 4] = 1
     elif event in ("bars", "grid"):
         pitch, shift, wide = int(rng.integers(9, 16)), int(rng.integers(9)), (5 if event == "bars" else 2)
-        line = (np.arange(SIDE) + shift) % pitch < wide
-        share[line] = 1
+        down, right = ((np.arange(side) + shift) % pitch < wide for side in (height, width))
+        share[down] = 1
         if event == "grid":
-            share[:, line] = 1
+            share[:, right] = 1
     else:
         raise ValueError(f"no event {event!r}; choose from {', '.join(EVENTS)}")
     share *= 0.85 if event in ("bars", "dots", "grid") else 1
@@ -232,13 +269,14 @@ def happen(
 
 # %% ../nbs/44_perception.ipynb #e681a039
 def put_ball(
-    frames: np.ndarray,  # float32 (t, 64, 64, 3), painted on
+    frames: np.ndarray,  # float32 (t, h, w, 3), painted on
     places: np.ndarray,  # float (t, 2), x and y of its middle, pixels
 ) -> None:
     "A dark ball with a white rim."
-    down, right = np.mgrid[:SIDE, :SIDE] + 0.5
+    height, width = frames.shape[1:3]
+    (down, right), share = np.mgrid[:height, :width] + 0.5, min(height, width) / SIDE
     for frame, (x, y) in zip(frames, places, strict=True):
-        away = np.hypot(down - y, right - x)
+        away = np.hypot(down - y, right - x) / share
         frame[away < 7.5] = 250
         frame[away < 5] = 15
 
@@ -252,13 +290,13 @@ _ORDER = " Answer directly with the {} clip numbers from first to last, as {} di
 @dataclass
 class Lesson:
     "Clips, what is true of their frames, and questions with answers."
-    clips: np.ndarray  # float32 (clips, t, 64, 64, 3), levels of 255
+    clips: np.ndarray  # float32 (clips, t, h, w, 3), levels of 255
     stamps: list[str]  # of each two frames, the same in every clip
     event: np.ndarray  # int (clips, t), 0 none, else 1 + index of `EVENTS`
     ball: np.ndarray  # int (clips, t), 0 none, else 1 + its quarter of the frame
     n_marks: np.ndarray  # int (clips, t), wanted on each frame
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # (clips, t, 4 quarters, 3 kinds), once they are drawn
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))  # (clips, t, 64, 64), from `draw_marks`
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int8))  # (clips, t, h, w), from `draw_marks`
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # key, question, answer
 
     def ask(
@@ -321,8 +359,13 @@ def _example_span(rng: np.random.Generator) -> str:
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
-def _quarter(place: np.ndarray) -> np.ndarray:
-    return 1 + (place[..., 0] >= SIDE / 2) + 2 * (place[..., 1] >= SIDE / 2)
+def _quarter(place: np.ndarray, lesson: Lesson) -> np.ndarray:
+    return 1 + (place >= _middle(lesson)) @ np.array([1, 2])
+
+
+def _middle(lesson: Lesson) -> np.ndarray:
+    "x and y of the middle of the frames, pixels."
+    return np.array(lesson.clips.shape[3:1:-1]) / 2
 
 
 def _move_ball(lesson: Lesson, rng: np.random.Generator) -> None:
@@ -333,8 +376,9 @@ def _move_ball(lesson: Lesson, rng: np.random.Generator) -> None:
         lesson.ask("light", "How does the light change?", "darker" if light[0] > light[1] else "brighter")
     reach, middle = rng.uniform(20, 36), rng.uniform(28, 36, 2)
     places = middle + np.linspace(-reach / 2, reach / 2, n_frames)[:, None] * np.array(WAYS[way]) + rng.uniform(-8, 8) * np.array(WAYS[way])[::-1]
+    places *= _middle(lesson) / (SIDE / 2)
     put_ball(lesson.clips[0], places)
-    lesson.ball[0] = _quarter(places)
+    lesson.ball[0] = _quarter(places, lesson)
     lesson.ask("ball", "Where does the ball move?", way)
 
 # %% ../nbs/44_perception.ipynb #d35675b5
@@ -379,10 +423,10 @@ def _order_form(rng: np.random.Generator, n_clips: int) -> str:
 def _order_by_ball(lesson: Lesson, rng: np.random.Generator) -> None:
     "A ball on each clip, and the question which lies further to the left."
     n_clips, n_frames = lesson.clips.shape[:2]
-    places = np.stack([rng.permutation(np.linspace(9, 55, n_clips)) + rng.uniform(-3, 3, n_clips), rng.uniform(10, 54, n_clips)], 1)
+    places = np.stack([rng.permutation(np.linspace(9, 55, n_clips)) + rng.uniform(-3, 3, n_clips), rng.uniform(10, 54, n_clips)], 1) * _middle(lesson) / (SIDE / 2)
     for number, place in enumerate(places):
         put_ball(lesson.clips[number], np.repeat(place[None], n_frames, 0))
-        lesson.ball[number] = _quarter(place)
+        lesson.ball[number] = _quarter(place, lesson)
     lesson.ask("ball order", "Order the clips by the place of the ball, from left to right.", _digits(places[:, 0]), _order_form(rng, n_clips))
 
 
@@ -438,8 +482,8 @@ def finish_lessons(
     most: int = 6,  # questions kept of a lesson
 ) -> None:
     "Draws the marks, adds the questions about them, shuffles and keeps some."
-    frames = np.concatenate([lesson.clips.reshape(-1, SIDE, SIDE, 3) for lesson in lessons])
-    marks = place_marks(rng, np.concatenate([lesson.n_marks.ravel() for lesson in lessons]), hard, others)
+    frames = np.concatenate([lesson.clips.reshape(-1, *lesson.clips.shape[2:]) for lesson in lessons])
+    marks = place_marks(rng, np.concatenate([lesson.n_marks.ravel() for lesson in lessons]), hard, others, *frames.shape[1:3])
     labels, counts, end = draw_marks(frames, marks, rng), marks.counts(len(frames)), 0
     for lesson in lessons:
         shape, start = lesson.clips.shape, end

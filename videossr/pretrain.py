@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,9 +26,9 @@ from .perception import EVENTS, KEYS, PLURAL, SIDE, Lesson, World, draw_marks, f
 from .policy import Policy, end_ids, tiny_policy
 
 # %% auto #0
-__all__ = ['SIGHT', 'blank_policy', 'patches_of', 'Tower', 'Packed', 'pack', 'Language', 'Reader', 'Readouts', 'orthogonal',
-           'Muon', 'Course', 'rate_at', 'Study', 'seen_pairs', 'draw_lessons', 'batch_at', 'painted', 'gates', 'probe',
-           'publish']
+__all__ = ['SIGHT', 'blank_policy', 'grid_of', 'patches_of', 'Tower', 'Packed', 'pack', 'Language', 'Reader', 'Readouts',
+           'orthogonal', 'Muon', 'Course', 'rate_at', 'Study', 'seen_pairs', 'draw_lessons', 'batch_at', 'painted',
+           'gates', 'probe', 'publish']
 
 # %% ../nbs/44_pretrain.ipynb #97ca8aba
 SIGHT = {"patch_size": 8, "spatial_merge_size": 4, "depth": 2, "num_position_embeddings": 256, "deepstack_visual_indexes": []}
@@ -40,40 +41,58 @@ def blank_policy(
     return tiny_policy(seed, sight=SIGHT)
 
 # %% ../nbs/44_pretrain.ipynb #87d78ae8
+def grid_of(
+    shape: Sequence[int],  # of frames, (..., h, w, 3)
+) -> tuple[int, int]:  # rows, columns
+    "The tokens of a pair of frames. Raises `ValueError` for frames that no tokens fill."
+    side, (height, width) = SIGHT["patch_size"] * SIGHT["spatial_merge_size"], shape[-3:-1]
+    if height % side or width % side:
+        raise ValueError(f"frames of {height} x {width} pixels: give multiples of {side}")
+    return height // side, width // side
+
+
 def patches_of(
-    frames: torch.Tensor,  # float32 (2 n, 64, 64, 3), levels of 255
-) -> torch.Tensor:  # float32 (n, 64 patches, 384)
+    frames: torch.Tensor,  # float32 (2 n, h, w, 3), levels of 255
+) -> torch.Tensor:  # float32 (n, patches, 384)
     "Pairs of frames as the video processor cuts them: patches of a merged one in a row."
     patch, merge = SIGHT["patch_size"], SIGHT["spatial_merge_size"]
-    side = SIDE // patch // merge
-    cut = (frames / 127.5 - 1).view(-1, 2, side, merge, patch, side, merge, patch, 3)
+    rows, columns = grid_of(frames.shape)
+    cut = (frames / 127.5 - 1).view(-1, 2, rows, merge, patch, columns, merge, patch, 3)
     return cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(len(cut), -1, 6 * patch * patch)
 
 # %% ../nbs/44_pretrain.ipynb #19fb0f81
 class Tower:
-    "The vision tower of a policy, for a batch of pairs of frames."
+    "The vision tower of a policy, for a batch of pairs of frames of one size."
 
     def __init__(self, policy: Policy):
-        self.model, side = policy.model.model.visual, SIDE // SIGHT["patch_size"]
-        grid, merge = torch.tensor([[1, side, side]]), SIGHT["spatial_merge_size"]
-        self.places, self.shares = get_vision_interpolation_indices_and_weights(
-            grid, num_grid_per_side=self.model.num_grid_per_side, mode=self.model.interpolation_mode,
-            align_corners=self.model.interpolation_align_corners, spatial_merge_size=merge, kwargs={},
-        )  # fmt: skip
-        positions = get_vision_position_ids(grid, merge, kwargs={})
-        self.turns = self.model.rotary_pos_emb(torch.zeros(side * side, self.model.config.hidden_size), positions)
+        self.model, self.where = policy.model.model.visual, {}
+
+    def _where(self, rows: int, columns: int) -> tuple[Any, ...]:
+        "For a grid of tokens: the learned places with their shares, and the turns of the rotary ones."
+        if (rows, columns) not in self.where:
+            merge = SIGHT["spatial_merge_size"]
+            grid = torch.tensor([[1, rows * merge, columns * merge]])
+            places, shares = get_vision_interpolation_indices_and_weights(
+                grid, num_grid_per_side=self.model.num_grid_per_side, mode=self.model.interpolation_mode,
+                align_corners=self.model.interpolation_align_corners, spatial_merge_size=merge, kwargs={},
+            )  # fmt: skip
+            positions = get_vision_position_ids(grid, merge, kwargs={})
+            turns = self.model.rotary_pos_emb(torch.zeros(len(positions), self.model.config.hidden_size), positions)
+            self.where[rows, columns] = places, shares, turns
+        return self.where[rows, columns]
 
     def __call__(
         self,
-        patches: torch.Tensor,  # (n, 64, 384), from `patches_of`
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # hidden states (n, 64, hidden), tokens (n, 4, width)
-        "What the tower makes of patches."
+        frames: torch.Tensor,  # float32 (2 n, h, w, 3), levels of 255
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # hidden states (n, patches, hidden), tokens (n, rows * columns, width)
+        "What the tower makes of pairs of frames."
+        patches, (places, shares, turns) = patches_of(frames), self._where(*grid_of(frames.shape))
         n, size, heads = *patches.shape[:2], self.model.config.num_heads
         first = self.model.patch_embed.proj
-        hidden = F.linear(patches, first.weight.flatten(1), first.bias) + (self.model.pos_embed(self.places) * self.shares[:, :, None]).sum(1)
+        hidden = F.linear(patches, first.weight.flatten(1), first.bias) + (self.model.pos_embed(places) * shares[:, :, None]).sum(1)
         for block in self.model.blocks:
             query, key, value = block.attn.qkv(block.norm1(hidden)).view(n, size, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            seen = F.scaled_dot_product_attention(_turned(query, self.turns), _turned(key, self.turns), value)
+            seen = F.scaled_dot_product_attention(_turned(query, turns), _turned(key, turns), value)
             hidden = hidden + block.attn.proj(seen.transpose(1, 2).reshape(n, size, -1))
             hidden = hidden + block.mlp(block.norm2(hidden))
         return hidden, self.model.merger(hidden.flatten(0, 1)).view(n, size // SIGHT["spatial_merge_size"] ** 2, -1)
@@ -87,19 +106,19 @@ def _turned(states: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> t
 # %% ../nbs/44_pretrain.ipynb #20bf2351
 def _opening(policy: Policy, lesson: Lesson) -> str:
     "The text of a prompt up to its question, in the released form of markers."
-    tokens = "<|vision_start|>" + "<|video_pad|>" * (SIDE // 32) ** 2 + "<|vision_end|>"
+    tokens = "<|vision_start|>" + "<|video_pad|>" * math.prod(grid_of(lesson.clips.shape)) + "<|vision_end|>"
     clips = len(lesson.clips)
     shown = "".join(f"<{stamp} seconds>{tokens}" for stamp in lesson.stamps)
     return "<|im_start|>user\n" + "".join((f"Clip {number + 1}: " if clips > 1 else "") + shown for number in range(clips))
 
 
-def _places(ids: list[int], video: int) -> list[tuple[int, int, int]]:
-    "M-RoPE positions of text and of tokens of pairs of frames, 2 by 2."
+def _places(ids: list[int], video: int, rows: int, columns: int) -> list[tuple[int, int, int]]:
+    "M-RoPE positions of text and of tokens of pairs of frames."
     found, position, k = [], 0, 0
     while k < len(ids):
         if ids[k] == video:
-            found += [(position, position + row, position + column) for row in range(2) for column in range(2)]
-            position, k = position + 2, k + 4
+            found += [(position, position + row, position + column) for row in range(rows) for column in range(columns)]
+            position, k = position + max(rows, columns), k + rows * columns
         else:
             found.append((position,) * 3)
             position, k = position + 1, k + 1
@@ -124,7 +143,7 @@ def pack(
     tokenizer, video, end, rows = policy.tokenizer, policy.model.config.video_token_id, end_ids(policy)[0], []
     for lesson in lessons:
         ids = tokenizer(_opening(policy, lesson))["input_ids"]
-        places, branch, target = _places(ids, video), [0] * len(ids), [-1] * len(ids)
+        places, branch, target = _places(ids, video, *grid_of(lesson.clips.shape)), [0] * len(ids), [-1] * len(ids)
         after = places[-1][0] + 1
         for number, (_, question, answer) in enumerate(lesson.asked):
             asked = tokenizer(question + "<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
@@ -191,8 +210,8 @@ class Reader:
         packed: Packed,  # the same, from `pack`
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         "Logits where a token is asked (k, vocabulary), the middle (B, N, width), and the tower's states, tokens and frames."
-        frames = torch.from_numpy(np.concatenate([one.clips.reshape(-1, SIDE, SIDE, 3) for one in lessons]))
-        hidden, tokens = self.tower(patches_of(frames))
+        frames = torch.from_numpy(np.concatenate([one.clips.reshape(-1, *one.clips.shape[2:]) for one in lessons]))
+        hidden, tokens = self.tower(frames)
         states = self.policy.model.model.language_model.embed_tokens(packed.ids)
         here = (packed.ids == self.policy.model.config.video_token_id)[..., None].expand_as(states)
         last, middle = self.language(states.masked_scatter(here, tokens.reshape(-1)), packed.places, packed.sees)
@@ -236,24 +255,23 @@ class Readouts(torch.nn.Module):
 
     def of_tower(
         self,
-        hidden: torch.Tensor,  # (n, 64, hidden)
-        tokens: torch.Tensor,  # (n, 4, width)
-        frames: torch.Tensor,  # (2 n, 64, 64, 3)
-        labels: np.ndarray,  # int8 (2 n, 64, 64), from `draw_marks`
+        hidden: torch.Tensor,  # (n, patches, hidden)
+        tokens: torch.Tensor,  # (n, rows * columns, width)
+        frames: torch.Tensor,  # (2 n, h, w, 3)
+        labels: np.ndarray,  # int8 (2 n, h, w), from `draw_marks`
         counts: np.ndarray,  # int (2 n, 4, 3), from `Marks.counts`
     ) -> dict[str, torch.Tensor]:
-        "Losses of the dense labels."
-        patch, merge = SIGHT["patch_size"], SIGHT["spatial_merge_size"]
-        side, n = SIDE // patch // merge, len(hidden)
-        shown = labels[:, patch // 2 :: patch, patch // 2 :: patch].reshape(n, 2, side, merge, side, merge).transpose(0, 2, 4, 3, 5, 1)
+        "Losses of the dense labels; counts of quarters where a token is one."
+        patch, merge, n = SIGHT["patch_size"], SIGHT["spatial_merge_size"], len(hidden)
+        rows, columns = grid_of(frames.shape)
+        shown = labels[:, patch // 2 :: patch, patch // 2 :: patch].reshape(n, 2, rows, merge, columns, merge).transpose(0, 2, 4, 3, 5, 1)
         quarters = counts.reshape(n, 2, 4, 3).transpose(0, 2, 1, 3)
-        colours = (frames / 127.5 - 1).view(n, 2, 2, 2, 16, 2, 2, 16, 3).mean((4, 7)).permute(0, 2, 4, 1, 3, 5, 6).reshape(n, 4, 24)
-        return {
-            "patch": self.loss("patch", hidden, torch.from_numpy(shown.astype(np.int64))),
-            "quarter": 2 * self.loss("quarter", tokens, torch.from_numpy(quarters.clip(0, 2))),
-            "pair": self.loss("pair", tokens.flatten(1), torch.from_numpy(quarters.sum((1, 2)).clip(0, 4))),
-            "colour": 0.5 * F.mse_loss(self.heads["colour"](tokens), colours),
-        }
+        colours = (frames / 127.5 - 1).view(n, 2, rows, 2, 16, columns, 2, 16, 3).mean((4, 7)).permute(0, 2, 4, 1, 3, 5, 6).reshape(*tokens.shape[:2], 24)
+        found = {"patch": self.loss("patch", hidden, torch.from_numpy(shown.astype(np.int64)))}
+        if (rows, columns) == (2, 2):
+            found["quarter"] = 2 * self.loss("quarter", tokens, torch.from_numpy(quarters.clip(0, 2)))
+            found["pair"] = self.loss("pair", tokens.flatten(1), torch.from_numpy(quarters.sum((1, 2)).clip(0, 4)))
+        return found | {"colour": 0.5 * F.mse_loss(self.heads["colour"](tokens), colours)}
 
     def of_middle(
         self,
@@ -264,25 +282,27 @@ class Readouts(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         "Losses of what the middle of the language model is asked."
         middle = F.rms_norm(middle, middle.shape[-1:])
-        states, truth = middle[packed.ids == video].view(-1, 4, middle.shape[-1]), _truth(lessons)
-        found = {name: self.loss(name, states, torch.from_numpy(one)) for name, one in truth.items()}
+        grid = grid_of(lessons[0].clips.shape)
+        states, truth = middle[packed.ids == video].view(-1, math.prod(grid), middle.shape[-1]), _truth(lessons, *grid)
+        found = {name: self.loss(name, states, torch.from_numpy(one)) * (1 + (name == "marks")) for name, one in truth.items()}
         begins = (packed.target >= 0) & (F.pad(packed.target, (1, 0), value=-1)[:, :-1] < 0)
         asked = torch.tensor([KEYS.index(key) for lesson in lessons for key, _, _ in lesson.asked])
-        return found | {"marks": 2 * found["marks"], "asked": self.loss("asked", middle[begins], asked)}
+        return found | {"asked": self.loss("asked", middle[begins], asked)}
 
 # %% ../nbs/44_pretrain.ipynb #301c805a
-def _truth(lessons: Sequence[Lesson]) -> dict[str, np.ndarray]:
-    "What is true of each video token, (pairs, 4 quarters, classes to say)."
+def _truth(lessons: Sequence[Lesson], rows: int, columns: int) -> dict[str, np.ndarray]:
+    "What is true of each video token, (pairs, rows * columns, classes to say); of marks where a token is a quarter."
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("marks", "event", "ball", "time", "clip")}
+    tokens = rows * columns
     for one in lessons:
         n_clips, n_pairs = len(one.clips), len(one.stamps)
         number = np.repeat(np.arange(n_clips), n_pairs) + (n_clips > 1)
         found["marks"].append(one.counts.reshape(-1, 2, 4, 3).transpose(0, 2, 1, 3).reshape(-1, 4, 6).clip(0, 2))
-        found["event"].append(np.repeat(one.event.reshape(-1, 1, 2), 4, 1))
-        found["ball"].append(np.repeat(one.ball.reshape(-1, 1, 2), 4, 1))
-        found["time"].append(np.repeat(np.tile([_digits(stamp) for stamp in one.stamps], (n_clips, 1))[:, None], 4, 1))
-        found["clip"].append(np.repeat(number[:, None, None], 4, 1))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        found["event"].append(np.repeat(one.event.reshape(-1, 1, 2), tokens, 1))
+        found["ball"].append(np.repeat(one.ball.reshape(-1, 1, 2), tokens, 1))
+        found["time"].append(np.repeat(np.tile([_digits(stamp) for stamp in one.stamps], (n_clips, 1))[:, None], tokens, 1))
+        found["clip"].append(np.repeat(number[:, None, None], tokens, 1))
+    return {name: np.concatenate(parts) for name, parts in found.items() if name != "marks" or (rows, columns) == (2, 2)}
 
 
 def _digits(stamp: str) -> list[int]:
@@ -335,6 +355,10 @@ class Course:
     tower_pairs: int = 16  # pairs of frames a step
     tower_rate: float = 2e-3
     steps: int = 8500  # of the whole policy
+    size_steps: int = 4000  # of the whole policy, with frames of other sizes among the square ones
+    sizes: tuple[tuple[int, int], ...] = ((32, 64), (64, 32), (64, 96), (96, 64))  # of these others, height and width in pixels
+    size_share: float = 0.6  # of steps that show one of them
+    size_rate: float = 0.5  # of the rates, in these steps
     pairs: int = 16  # pairs of frames a step, about
     matrix_rate: float = 0.02  # Muon's
     rate: float = 2e-3  # AdamW's
@@ -344,8 +368,19 @@ class Course:
     decay: float = 0.4  # share of the steps in which the rate goes down
 
     def __post_init__(self) -> None:
-        if min(self.tower_steps, self.steps) < 0 or min(self.tower_pairs, self.pairs) < 2:
-            raise ValueError("tower_steps and steps must be at least 0, tower_pairs and pairs at least 2")
+        if min(self.tower_steps, self.steps, self.size_steps) < 0 or min(self.tower_pairs, self.pairs) < 2:
+            raise ValueError("tower_steps, steps and size_steps must be at least 0, tower_pairs and pairs at least 2")
+
+    def stage(
+        self,
+        step: int,  # from 0
+    ) -> tuple[str, int, int]:  # name, step within it, its steps
+        "Where a step belongs: to the tower, the policy or the sizes."
+        for name, steps in (("tower", self.tower_steps), ("policy", self.steps)):
+            if step < steps:
+                return name, step, steps
+            step -= steps
+        return "sizes", step, self.size_steps
 
 
 def rate_at(
@@ -376,7 +411,7 @@ class Study:
     @property
     def seeing(self) -> bool:
         "Whether the tower is still trained alone."
-        return self.step < self.course.tower_steps
+        return self.course.stage(self.step)[0] == "tower"
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         "AdamW for all of the tower, or Muon and AdamW for the whole."
@@ -404,8 +439,10 @@ class Study:
     def _resume(self) -> None:
         "Goes on where the folder left off. Raises `ValueError` where that was another course."
         state = torch.load(self.folder / "state.pt", weights_only=True)
-        free = {"steps", "tower_steps"} if state["step"] < min(state["course"]["tower_steps"], self.course.tower_steps) else {"steps"}
-        if other := [one.name for one in fields(Course) if one.name not in free and state["course"][one.name] != getattr(self.course, one.name)]:
+        earlier = Course(**state["course"])
+        stages = {course.stage(max(0, state["step"] - 1))[0] for course in (earlier, self.course)}  # the last step's
+        free = {"size_steps"} | ({"steps"} if "sizes" not in stages else set()) | ({"tower_steps"} if stages == {"tower"} else set())
+        if other := [one.name for one in fields(Course) if one.name not in free and getattr(earlier, one.name) != getattr(self.course, one.name)]:
             raise ValueError(f"{self.folder} holds another course ({', '.join(other)} differ); choose another folder, or give the same")
         self.step, self.seconds = state["step"], state["seconds"]
         self.policy.model.load_state_dict(state["model"])
@@ -414,12 +451,13 @@ class Study:
         for optimizer, one in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(one)
 
-    def _update(self, losses: dict[str, torch.Tensor], step: int, steps: int) -> dict[str, float]:
+    def _update(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
         "One step down the sum of the losses."
+        stage, step, steps = self.course.stage(self.step)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         sum(losses.values()).backward()
-        share = rate_at(step, steps, self.course.decay)
+        share = rate_at(step, steps, self.course.decay) * (self.course.size_rate if stage == "sizes" else 1)
         for optimizer in self.optimizers:
             torch.nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
             for group in optimizer.param_groups:
@@ -435,31 +473,32 @@ class Study:
         ahead: int = 0,  # batches that a second process paints meanwhile; changes no result
     ) -> Iterator[dict[str, Any]]:  # means of the losses since the last, with stage, step and seconds of the processor in all
         "Trains to the end or for so long, saving before each yield."
-        began, before, rows, end = time.process_time(), self.seconds, [], self.course.tower_steps + self.course.steps
+        began, before, rows, end = time.process_time(), self.seconds, [], self.course.tower_steps + self.course.steps + self.course.size_steps
         with contextlib.closing(painted(self.world, self.course, self.step, ahead)) as batches:
             while self.step < end and time.process_time() - began < seconds:
-                stage, seeing = "tower" if self.seeing else "policy", self.seeing
+                stage, seeing = self.course.stage(self.step)[0], self.seeing
                 rows.append(self._see(*next(batches)) if seeing else self._learn(next(batches)))
                 self.step += 1
                 if seeing and not self.seeing:
                     self.optimizers = self._optimizers()
                 self.seconds = before + time.process_time() - began
-                if self.step % every == 0 or seeing != self.seeing or self.step == end:
+                if self.step % every == 0 or stage != self.course.stage(self.step)[0] or self.step == end:
                     self.save()
-                    means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[-1]}
+                    names = dict.fromkeys(name for row in rows for name in row)
+                    means = {name: round(float(np.mean([row[name] for row in rows if name in row])), 4) for name in names}
                     yield {"stage": stage, "step": self.step, "seconds": round(self.seconds), **means}
                     rows = []
 
     def _see(self, frames: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, float]:
         "One step of the tower alone."
         shown = torch.from_numpy(frames)
-        hidden, tokens = self.reader.tower(patches_of(shown))
-        return self._update(self.readouts.of_tower(hidden, tokens, shown, labels, counts), self.step, self.course.tower_steps)
+        hidden, tokens = self.reader.tower(shown)
+        return self._update(self.readouts.of_tower(hidden, tokens, shown, labels, counts))
 
     def _learn(self, lessons: list[Lesson]) -> dict[str, float]:
         "One step of the whole policy."
         losses = {name: loss * (1 if name == "answers" else self.course.readouts) for name, loss in self.answer(lessons).items()}
-        return self._update(losses, self.step - self.course.tower_steps, self.course.steps)
+        return self._update(losses)
 
     def answer(
         self,
@@ -468,7 +507,7 @@ class Study:
         "Losses of the answers and of all readouts."
         packed, video = pack(self.policy, lessons), self.policy.model.config.video_token_id
         logits, middle, (hidden, tokens, frames) = self.reader.say(lessons, packed)
-        labels = np.concatenate([one.labels.reshape(-1, SIDE, SIDE) for one in lessons])
+        labels = np.concatenate([one.labels.reshape(-1, *one.labels.shape[2:]) for one in lessons])
         counts = np.concatenate([one.counts.reshape(-1, 4, 3) for one in lessons])
         losses = {"answers": F.cross_entropy(logits, packed.target[packed.target >= 0])}
         return losses | self.readouts.of_tower(hidden, tokens, frames, labels, counts) | self.readouts.of_middle(middle, packed, lessons, video)
@@ -514,13 +553,15 @@ _SHORT = 1200  # steps of the whole policy before clips of 16 frames come
 def batch_at(
     world: World,
     course: Course,
-    step: int,  # from 0, over both stages
+    step: int,  # from 0, over all stages
 ) -> Any:  # what `seen_pairs` or `draw_lessons` returns
     "The batch of a step: a step has random numbers of its own, so a course goes on anywhere, and anyone may paint."
-    rng, late = np.random.default_rng([course.seed, 44, step]), step - course.tower_steps
-    if late >= 0:
-        return draw_lessons(world, rng, course.pairs, course.several, long=late > _SHORT)
-    done = step / course.tower_steps
+    rng, (stage, late, steps) = np.random.default_rng([course.seed, 44, step]), course.stage(step)
+    if stage == "sizes" and rng.random() < course.size_share:
+        world = world.sized(*course.sizes[rng.integers(len(course.sizes))])
+    if stage != "tower":
+        return draw_lessons(world, rng, course.pairs, course.several, long=stage == "sizes" or late > _SHORT)
+    done = late / steps
     return seen_pairs(world, rng, course.tower_pairs, hard=0.1 + 0.4 * min(1, 1.5 * done), others=0.1 + 0.2 * done)
 
 
@@ -554,9 +595,10 @@ def gates(
     n: int = 60,  # lessons of each length
     world_seed: int = 2000,  # of the backgrounds: not the one that was taught on
     seed: int = 5,
+    size: tuple[int, int] = (SIDE, SIDE),  # of the frames, height and width in pixels
 ) -> list[dict[str, Any]]:  # rows of what, clips, frames, n, right, chance
     "How often a policy gives the right answer, word for word, by what is asked."
-    reader, world, found = Reader(policy), World(world_seed, n_evenings=8), {}
+    reader, world, found = Reader(policy), World(world_seed, n_evenings=8).sized(*size), {}
     policy.model.eval()
     for marks, hard, others in (("plain", 0.1, 0.0), ("hard", 0.5, 0.3)):
         for n_clips, n_frames in ((1, 2), (1, 4), (1, 8), (1, 16), (3, 4)):
@@ -601,7 +643,7 @@ def probe(
     for number, seed in enumerate(seeds):
         frames, _, counts = seen_pairs(World(seed, n_evenings=8), np.random.default_rng([7, number]), n if not number else n // 3, hard, others)
         with torch.no_grad():
-            features = torch.cat([tower(part)[1].flatten(1) for part in patches_of(torch.from_numpy(frames)).split(200)])
+            features = torch.cat([tower(part)[1].flatten(1) for part in torch.from_numpy(frames).split(400)])
         sets.append((features, torch.from_numpy(counts.reshape(len(features), 8, 3).sum(1).clip(0, 4))))
     (features, truth), (unseen, expected) = sets
     mean, deviation, linear = features.mean(0), features.std(0) + 1e-6, torch.zeros(features.shape[1] + 1, 15, requires_grad=True)
@@ -638,15 +680,15 @@ squares, triangles and the five marks that do not count are drawn here as they a
 - **Made by**: `nbs/experiments/pretrain_tiny.ipynb`, {steps:,} steps in {minutes:.0f} minutes of one processor core; seed {seed}; {made}.
 - **Course**: `{course}`
 
-What it can do on backgrounds that it was not taught on, word for word right. *Chance* is the most frequent answer.
+What it can do on backgrounds that it was not taught on, word for word right: on frames of 64 x 64 pixels, and on those of other sizes. *Chance* is the most frequent answer.
 
-| question | clips | frames | n | right | chance |
-| --- | ---: | ---: | ---: | ---: | ---: |
+| question | clips | frames | n | chance | {sizes} |
+| --- | ---: | ---: | ---: | ---: | {rule} |
 {rows}
 
 A linear model on the vision tower's tokens says how many of a kind are on a pair of frames: {probes}.
 
-What it cannot do follows from the table: what stands near chance there it has not learned. It knows no picture but painted ones of 64 x 64 pixels and no sentence but the questions above.
+What it cannot do follows from the table: what stands near chance there it has not learned. It knows no picture but painted ones of these sizes and no sentence but the questions above.
 """
 
 # %% ../nbs/44_pretrain.ipynb #1f3e09fc
@@ -658,6 +700,7 @@ def publish(
     steps: int,  # that were taken
     seconds: float,  # of the processor
     rows: Sequence[dict[str, Any]],  # from `gates`
+    others: Mapping[tuple[int, int], Sequence[dict[str, Any]]],  # height and width -> from `gates`
     probes: dict[str, dict[str, float]],  # of the marks -> from `probe`
     made: str,  # versions and state of the code
 ) -> Path:
@@ -665,10 +708,16 @@ def publish(
     before = policy.model.dtype
     policy.save(folder, torch.bfloat16)
     policy.model.to(before)
-    table = "\n".join(f"| {row['what']} | {row['clips']} | {row['frames']} | {row['n']} | {row['right']:.2f} | {row['chance']:.2f} |" for row in rows)
+    found = [{(row["what"], row["clips"], row["frames"]): f"{row['right']:.2f}" for row in one} for one in others.values()]
+    table = "\n".join(
+        f"| {row['what']} | {row['clips']} | {row['frames']} | {row['n']} | {row['chance']:.2f} | {row['right']:.2f} | "
+        + " | ".join(one.get((row["what"], row["clips"], row["frames"]), "") for one in found) + " |"
+        for row in rows
+    )  # fmt: skip
     seen = ", ".join(f"{one['right']:.2f} of {name} marks (most frequent {one['chance']:.2f})" for name, one in probes.items())
     card = _CARD.replace("\\\n", "").format(
         weights=policy.n_parameters, world_seed=course.world_seed, last_evening=course.n_evenings - 1, events=", ".join(EVENTS),
         steps=steps, minutes=seconds / 60, seed=course.seed, made=made, course=json.dumps(asdict(course)), rows=table, probes=seen,
+        sizes=" | ".join(f"{height} x {width}" for height, width in ((SIDE, SIDE), *others)), rule=" | ".join(["---:"] * (1 + len(others))),
     )  # fmt: skip
     return write_whole(Path(folder) / "README.md", card)
