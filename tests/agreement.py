@@ -71,6 +71,7 @@ def _letters(item):
 ABOUT = {"domain": "", "sub_category": "", "task_type": "", "duration": 1, "question_id": "1", "videoID": "a", "video_id": "a", "video_uid": "a", "qid": "1", "capability": "Plot Attribute"}
 PEERS = {
     "mvbench": Peer("mvbench", lambda item: {"candidates": list(item.options), "answer": item.options[item.answer]}, _mcq("mvbench_process_results", "mvbench_accuracy")),
+    "tvbench": Peer("tvbench", lambda item: {"candidates": list(item.options), "answer": item.options[item.answer]}, _mcq("tvbench_process_results", "tvbench_acc")),
     "tempcompass": Peer("tempcompass", lambda item: {**ABOUT, "kind": item.groups["kind"][0], "dim": "order", "question": item.question, "answer": f"{item.gold}: {item.options[item.answer]}" if item.gold.startswith("Caption") else item.gold if item.gold in ("yes", "no") else f"{item.gold}. {item.options[item.answer]}"}, _tempcompass),
     "vinoground": Peer("vinoground", _letters, _vinoground),
     "videomme": Peer("videomme", lambda item: {**ABOUT, **_letters(item)}, _mcq("videomme_process_results", "videomme_perception_score")),
@@ -151,7 +152,7 @@ def corpus(name, n, seed=0):
         kinds = [(("A", "B"), MORE[:2], labelled(("A", "B"), MORE[:2], n // 2, seed), {})]
     elif name in ("cgbench", "video_mmmu"):
         kinds.append((tuple("ABCDEFGH"), MORE, labelled(tuple("ABCDEFGH"), MORE, n, seed), {}))
-    elif name in ("longvideobench", "video_tt", "mvbench"):
+    elif name in ("longvideobench", "video_tt", "mvbench", "tvbench"):
         kinds.append((tuple("ABCDE"), MORE[:5], labelled(tuple("ABCDE"), MORE[:5], n, seed), {}))
     sets = {id(reply): [replace(choice_item(labels, options, **more), answer=place) for place in range(len(labels))] for labels, options, mine, more in kinds for reply in mine}
     return [reply for *_, mine, _ in kinds for reply in mine], lambda k, reply: sets[id(reply)]

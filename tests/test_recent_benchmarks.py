@@ -11,7 +11,7 @@ from videossr.backends import Budget
 from videossr.benchmarks import BENCHMARKS, benchmark_names, draw_benchmarks, load_benchmark, make_example, recent, stricter
 from videossr.benchmarks.core import Item, Scorer, benchmark_card, blind_scores
 
-NAMES = ["vsibench", "mmvu", "video_holmes", "mlvu", "timelens", "videomme_v2", "tomato"]
+NAMES = ["vsibench", "mmvu", "video_holmes", "mlvu", "timelens", "videomme_v2", "tomato", "tvbench"]
 NUMBER = Item("1", ("a.mp4",), "How many?", 4.0)
 FOUR = Item("2", ("a.mp4",), "What?", 1, ("a cup", "a kite", "a boat", "a tree"), tuple("ABCD"))
 SIX = Item("3", ("a.mp4",), "Who?", 2, ("he", "she", "they", "it", "no one", "all"), tuple("ABCDEF"))
@@ -28,7 +28,7 @@ def examples(tmp_path_factory):
 
 def test_they_follow_the_papers_sixteen():
     assert list(BENCHMARKS)[16:] == NAMES and benchmark_names("paper") == list(BENCHMARKS)[:16]
-    assert [BENCHMARKS[name].title for name in NAMES] == ["VSI-Bench", "MMVU", "Video-Holmes", "MLVU", "TimeLens-Bench", "Video-MME-v2", "TOMATO"]
+    assert [BENCHMARKS[name].title for name in NAMES] == ["VSI-Bench", "MMVU", "Video-Holmes", "MLVU", "TimeLens-Bench", "Video-MME-v2", "TOMATO", "TVBench"]
     assert benchmark_names("PAPER,tomato") == [*benchmark_names("paper"), "tomato"]
 
 
@@ -36,7 +36,7 @@ def test_they_follow_the_papers_sixteen():
 def test_example_loads_and_asks(name, examples):
     questions = load_benchmark(name, examples[name])
     assert not questions.missing and not questions.notes
-    assert list(questions.benchmark.scorers) == ["paper", "official", "lenient"]
+    assert list(questions.benchmark.scorers) == ["paper", "official", "lenient", *["lmms-eval"] * (name == "tvbench")]
     for prompt in questions.benchmark.prompts:
         samples = questions.samples(Budget(8), prompt)
         assert len({sample.question for sample in samples}) > 1
@@ -94,6 +94,11 @@ VERDICTS = [
     ("tomato", SIX, "Answer is: C", {"official": None, "lenient": 1}),
     ("tomato", SIX, "C: they", {"paper": 1, "official": None, "lenient": 1}),
     ("tomato", SIX, "G", {"official": None}),
+    ("tvbench", FOUR, "B", {"paper": 1, "official": 1, "lenient": 1, "lmms-eval": 1}),
+    ("tvbench", FOUR, "b) a kite", {"paper": 0, "official": 1, "lmms-eval": 1}),
+    ("tvbench", FOUR, "a kite", {"official": 0, "lenient": 1, "lmms-eval": 0}),  # its "a" is the letter A
+    ("tvbench", FOUR, "Bananas", {"paper": 1, "official": 0, "lmms-eval": 1}),  # its first letter is B
+    ("tvbench", FOUR, "", {"paper": None, "official": None, "lmms-eval": None}),
 ]
 
 

@@ -567,6 +567,7 @@ def test_a_long_reading_in_sequence_tells_how_far_it_is(folder, plain, serve, mo
 
 
 def test_the_bar_is_seen_by_who_looks(capfd, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # which another test may have imported
     bar = video._moved(None, "/a/b\x1b[31m.ts", 3.2, 60.0)
     bar.close()
     assert capfd.readouterr() == ("", "")

@@ -55,7 +55,7 @@ def resized(
     "Videos in one size, whatever that does to their shape."
     return np.stack([[Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in one] for one in videos])
 
-
+# %% ../nbs/44_perception.ipynb #e7a3c1b5
 @dataclass
 class World:
     "A stock of painted evenings, and scenes drawn from it."

@@ -382,7 +382,7 @@ class Course:
             step -= steps
         return "sizes", step, self.size_steps
 
-
+# %% ../nbs/44_pretrain.ipynb #f8b4d2c6
 def rate_at(
     step: int,  # from 0
     steps: int,  # of the stage
@@ -564,7 +564,7 @@ def batch_at(
     done = late / steps
     return seen_pairs(world, rng, course.tower_pairs, hard=0.1 + 0.4 * min(1, 1.5 * done), others=0.1 + 0.2 * done)
 
-
+# %% ../nbs/44_pretrain.ipynb #a9c5e3d7
 _SHARED: list[Any] = []  # world and course, in the process that paints
 
 

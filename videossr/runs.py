@@ -39,7 +39,7 @@ __all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train
 # %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
 from .answers import ANSWER_REWARDS
-from .checkpoints import RANDOM, dress_as_published, shipped
+from .checkpoints import RANDOM, TOYS, dress_as_published, shipped
 from .controls import CONTROLS, controlled
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
@@ -109,7 +109,7 @@ class TrainSettings:
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
-    "demo": TrainSettings(model="tiny", warm_steps=80, warm_rate=5e-4, steps=300, final_dtype="float32"),
+    "demo": TrainSettings(model="tiny", warm_steps=80, warm_rate=5e-4, steps=300),
     "paper": TrainSettings(
         model="Qwen/Qwen3-VL-8B-Instruct", mix="VideoSSR-30K", n_train=30_000, n_held_out=900, held_out=0.02, warm_steps=0, steps=468,
         groups=64, groups_at_once=1, group_size=8, learning_rate=1e-6, beta=1e-3, max_new_tokens=2048, prefetch=4, save_steps=25,
@@ -924,10 +924,10 @@ def final_dtype(
     policy: Policy,
     settings: TrainSettings,
 ) -> torch.dtype:
-    "The dtype of the weights that a run keeps: that of the settings, or the one in which the model was published."
+    "The dtype of the weights that a run keeps: that of the settings, or the one in which the model was published; of a toy the one it was trained in."
     if settings.final_dtype:
         return getattr(torch, settings.final_dtype)
-    return policy.model.dtype if settings.model == RANDOM else published_dtype(model_config(shipped(settings.model) or settings.model))
+    return policy.model.dtype if settings.model in TOYS else published_dtype(model_config(shipped(settings.model) or settings.model))
 
 
 def _keep(trainer: VideoGRPOTrainer, policy: Policy, final: Path, settings: TrainSettings) -> Policy:
