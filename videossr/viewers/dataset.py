@@ -27,7 +27,7 @@ from ..files import read_json_lines
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample, Unsolvable, render
 from ..video import VideoError
-from .core import Viewer, describe, plain, static_text, style
+from .core import Viewer, describe, plain, script, style
 from .rollouts import fitting_viewer, strip
 
 # %% auto #0
@@ -125,7 +125,7 @@ def choose_rows(
 class DatasetExplorer(Viewer):
     "The rows and the refusals of a dataset: filter, sort, open one. `explorer.sample` is the open one."
 
-    _esm = "\n".join(static_text(f"{name}.js") for name in ("core", "table", "dataset"))
+    _esm = script("table", "dataset")
     _css = style("table", "dataset")
 
     split = traitlets.Unicode("").tag(sync=True)

@@ -1,5 +1,6 @@
 // What all viewers share: elements whose texts are never markup, frames, a player, keys, announcements.
 // A viewer's script is this file followed by its own, which ends in `export default { render }`.
+// ROOT, the class that styles are scoped to, is put before it by `script`.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -72,7 +73,7 @@ function paint(canvas, picture, other = null) {
 function shell(info, label, ...children) {
   const root = el(
     "section",
-    { class: "vssr", "aria-label": label },
+    { class: `vssr ${ROOT}`, "aria-label": label },
     el(
       "header",
       { class: "vssr-head" },
@@ -221,7 +222,7 @@ function replyTable(rows, extra = null) {
 
 /** Calls `build(root content)` and shows what went wrong, if something did, instead of an empty place. */
 async function guarded(place, build) {
-  const note = el("div", { class: "vssr vssr-wait", role: "status" }, "Loading…");
+  const note = el("div", { class: `vssr ${ROOT} vssr-wait`, role: "status" }, "Loading…");
   place.append(note);
   try {
     const free = await build();
