@@ -1,5 +1,6 @@
 """All six viewers on one page of JupyterLab, some inside others: styles stay in their viewer, nothing overlaps, nothing is cut."""
 import re
+import sys
 
 import nbformat
 import pytest
@@ -45,8 +46,8 @@ FAULTS = """root => {
                 const wide = Math.min(box.right, there.right) - Math.max(box.left, there.left), high = Math.min(box.bottom, there.bottom) - Math.max(box.top, there.top);
                 if (wide > 1.5 && high > 1.5) found.push(`${name(kid)} overlaps ${name(other)} by ${wide.toFixed()} x ${high.toFixed()}`);
             }
-            if (!kid.closest('.vssr-scroll') && (box.right > frame.right + 1 || box.left < frame.left - 1)) found.push(`${name(kid)} sticks out`);
-            if (!kid.closest('.vssr-scroll') && (box.bottom > frame.bottom + 1)) found.push(`${name(kid)} hangs out below`);
+            if (!kid.closest('.vssr-wide') && (box.right > frame.right + 1 || box.left < frame.left - 1)) found.push(`${name(kid)} sticks out`);
+            if (!kid.closest('.vssr-wide') && (box.bottom > frame.bottom + 1)) found.push(`${name(kid)} hangs out below`);
         });
     }
     return found;
@@ -69,7 +70,8 @@ def every_viewer(kind=viewers.Viewer):
 
 def test_no_rule_reaches_out_of_its_viewer():
     "A viewer's whole style sheet is one @scope that ends at the next viewer, and no two viewers of the package share one."
-    mine = [kind for kind in every_viewer() if kind.__module__.startswith("videossr.") and kind is not viewers.Viewer]
+    mine = {kind for kind in every_viewer() if kind is not viewers.Viewer and kind is getattr(sys.modules[kind.__module__], kind.__name__, None)}  # no trait's own copies
+    mine = sorted((kind for kind in mine if kind.__module__.startswith("videossr.")), key=lambda kind: kind.__name__)
     assert len(mine) == 6
     roots = []
     for kind in mine:
@@ -136,3 +138,47 @@ def test_lanes_and_replies_stand_in_every_anomaly_viewer(together):
         if replies:
             assert box.evaluate(ROWS) == replies
     assert page.locator(".vssr .vssr .vssr-replies tbody tr").count() > 2  # opened from the browser, with all of its replies
+
+
+@needs_browser
+def test_thoughts_are_folded(together):
+    page, _ = together
+    box = outer(page)["Anomaly viewer"]
+    reply, thought = box.locator(".vssr-replies tbody tr").nth(1), box.locator(".vssr-thought")
+    assert "thought, 180 words" in reply.inner_text() and "1.0-3.0" in reply.inner_text() and "It may be early" not in reply.inner_text()
+    thought.locator("summary").click()
+    assert "It may be early" in reply.inner_text()
+    thought.locator("summary").click()
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["Dataset explorer", "Rollout browser"])
+def test_an_opened_row_comes_into_view(together, name):
+    page, _ = together
+    box = outer(page)[name]
+    box.get_by_role("button", name="Close", exact=True).click()
+    row = box.locator("tbody .vssr-open").first
+    row.evaluate("one => one.scrollIntoView({ block: 'end' })")  # at the lower edge of the page: what opens stands below it
+    row.click()
+    head = box.locator(".vssr-detail h3")
+    head.wait_for()
+    page.wait_for_timeout(1200)  # it scrolls smoothly
+    top = head.bounding_box()["y"]
+    assert 0 < top < 0.6 * page.viewport_size["height"]
+
+
+@needs_browser
+def test_narrow_page_scrolls_its_tables(together):
+    "Last, for it changes the page: a phone's width, with nothing cut and nothing squeezed."
+    page, pictures = together
+    page.set_viewport_size({"width": 560, "height": 1000})
+    page.locator(".lm-MenuBar-itemLabel").get_by_text("View", exact=True).wait_for()
+    page.keyboard.press("Control+b")  # the file browser goes
+    page.wait_for_timeout(800)
+    for name, box in outer(page).items():
+        box.scroll_into_view_if_needed()
+        box.screenshot(path=pictures / f"narrow {name}.png")
+        assert box.evaluate("root => root.getBoundingClientRect().width") < 560
+        assert box.evaluate(FAULTS) == [], name
+        assert box.evaluate("root => [...root.querySelectorAll('.vssr-wide')].every(one => one.scrollWidth > one.clientWidth)"), name
+        assert box.evaluate("root => root.scrollWidth <= root.clientWidth + 1"), name

@@ -201,23 +201,38 @@ function player({ root, times, draw, rest = () => {}, keys = () => false, frame 
   return { node, play, stop, toggle, seek, get frame() { return frame; }, get playing() { return Boolean(timer); }, free: () => { stop(); clearTimeout(resting); } };
 }
 
+/** A table that scrolls sideways where the page is too narrow for it. */
+const wide = (table) => el("div", { class: "vssr-wide" }, table);
+
+/** A reply with its thoughts folded; a thought may begin with the reply, or be cut before its end. */
+function replyText(text) {
+  const parts = [], thoughts = /(?:^|<think>)((?:(?!<think>)[^])*?)<\/think>|<think>([^]*)$/g;
+  let end = 0;
+  for (const found of text.matchAll(thoughts)) {
+    const thought = (found[1] ?? found[2]).trim(), words = thought.split(/\s+/).filter(Boolean).length;
+    parts.push(text.slice(end, found.index), el("details", { class: "vssr-thought" }, el("summary", {}, `thought, ${plural(words, "word")}${found[2] == null ? "" : ", not ended"}`), thought));
+    end = found.index + found[0].length;
+  }
+  return [...parts, text.slice(end).trim() || (end ? "(no answer)" : "(nothing)")];
+}
+
 /** A table of what models said: name, reply, what it was read as, rewards. `extra(row)` adds a cell, e.g. a button. */
 function replyTable(rows, extra = null) {
   if (!rows.length) return null;
   const head = ["reply of", "text", "read as", "reward", "strict"].concat(extra ? [""] : []);
-  return el(
+  return wide(el(
     "table",
     { class: "vssr-replies" },
     el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
     el("tbody", {}, rows.map((row) =>
       el("tr", {},
         el("th", { scope: "row" }, row.name),
-        el("td", { class: "vssr-text" }, row.text || "(nothing)"),
+        el("td", { class: "vssr-text" }, replyText(row.text)),
         el("td", {}, row.read ?? "unreadable"),
         el("td", { class: "vssr-number" }, row.reward.toFixed(2)),
         el("td", { class: "vssr-number" }, row.strict.toFixed(2)),
         extra ? el("td", {}, extra(row)) : null))),
-  );
+  ));
 }
 
 /** Calls `build(root content)` and shows what went wrong, if something did, instead of an empty place. */

@@ -68,14 +68,14 @@ async function render({ model, el: place }) {
       legend.hidden = !now.tasks.length;
       const head = ["step", "task", "type", "true answer", "best reply", "worst reply", "mean"];
       const mono = (text) => el("td", { class: "vssr-mono", title: text }, text || "(nothing)");
-      latest.replaceChildren(...(now.groups.length ? [el("table", { class: "vssr-table vssr-latest", "aria-label": "Latest rollouts" },
+      latest.replaceChildren(...(now.groups.length ? [wide(el("table", { class: "vssr-table vssr-latest", "aria-label": "Latest rollouts" },
         el("thead", {}, el("tr", {}, head.map((text, at) => el("th", { scope: "col", class: at === 6 ? "vssr-number" : null }, text)))),
         el("tbody", {}, now.groups.map((group) => {
           const line = el("tr", {}, el("td", {}, String(group.step)), el("td", { class: "vssr-name" }, group.task), el("td", {}, group.type), mono(group.answer), mono(group.best), mono(group.worst),
             el("td", { class: "vssr-number" }, group.mean.toFixed(2)));
           line.style.setProperty("--vssr-task", paintOf(group.color));
           return line;
-        })))] : []));
+        }))))] : []));
       if (now.final || Date.now() - spoken > 30000) {  // a screen reader is not told of every step
         spoken = Date.now();
         said.say(now.final ? "The run is finished." : `Step ${now.step} of ${now.planned}, mean reward ${now.reward == null ? "unknown" : now.reward.toFixed(2)}`);

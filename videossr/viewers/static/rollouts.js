@@ -79,7 +79,7 @@ function replies(rows) {
   const number = (value) => (value == null ? "–" : value.toFixed(2).replace("-", "−"));
   return el(
     "div",
-    { class: "vssr-scroll", tabindex: "0", role: "region", "aria-label": "Replies" },
+    { class: "vssr-scroll vssr-wide", tabindex: "0", role: "region", "aria-label": "Replies" },
     el(
       "table",
       { class: "vssr-replies vssr-rollouts" },
@@ -87,7 +87,7 @@ function replies(rows) {
       el("tbody", {}, sorted.map((row) =>
         el("tr", {},
           el("td", { class: "vssr-number" }, String(row.place)),
-          el("td", { class: "vssr-text" }, row.text || "(nothing)"),
+          el("td", { class: "vssr-text" }, replyText(row.text)),
           el("td", {}, row.parsed ? row.read : el("span", { class: "vssr-unread" }, "unreadable")),
           el("td", { class: "vssr-number" }, number(row.reward)),
           el("td", { class: "vssr-number" }, number(row.advantage)),
@@ -121,7 +121,7 @@ async function render({ model, el: place }) {
     ];
     const list = rowTable({
       label: "Groups of rollouts",
-      open: (row) => set({ opened: row.number === model.get("opened") ? -1 : row.number }),
+      open: (row) => { asked = true; set({ opened: row.number === model.get("opened") ? -1 : row.number }); },
       turn: (by) => turner.move(by),
       columns: [
         { title: "step", cell: (row) => String(row.step) },
@@ -162,7 +162,7 @@ async function render({ model, el: place }) {
       state.textContent = view.final ? "finished run" : view.all ? `step ${reached} of ${view.planned}` : "no rollouts kept yet";
       said.say(`${plural(view.total, "group")}, page ${model.get("page") + 1} of ${view.pages}`);
     }
-    let turn = 0;
+    let turn = 0, asked = false;
     async function redetail() {
       const mine = ++turn, one = model.get("detail"), view = model.get("view");
       if (!one.task) return detail.replaceChildren();
@@ -183,6 +183,8 @@ async function render({ model, el: place }) {
       ];
       detail.setAttribute("aria-label", title);
       detail.replaceChildren(...parts.filter(Boolean));
+      if (asked) reveal(detail);
+      asked = false;
       said.say(`${title}. ${plural(one.replies.length, "reply").replace("replys", "replies")}, true answer ${one.answer}`);
     }
     // A run that still trains is asked for news, one question at a time: a kernel at work answers late.

@@ -14,6 +14,7 @@ function rowTable({ label, columns, open, turn }) {
     el("thead", {}, el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.number ? "vssr-number" : null }, column.title)))),
     body,
   );
+  const outer = wide(node);
   let rows = [];
   const buttons = () => [...body.querySelectorAll(".vssr-open")];
   function onkey(event) {
@@ -41,7 +42,7 @@ function rowTable({ label, columns, open, turn }) {
     return node;
   }
   return {
-    node,
+    node: outer,
     /** Shows rows; the focus stays on the row, or in the line, that had it. */
     set(next, opened) {
       const all = buttons(), at = all.indexOf(document.activeElement), held = at < 0 ? null : rows[at]?.number;
@@ -52,6 +53,12 @@ function rowTable({ label, columns, open, turn }) {
       if (at >= 0) (buttons()[same >= 0 ? same : clamp(at, 0, rows.length - 1)] ?? node).focus();
     },
   };
+}
+
+/** Brings what was opened into view, unless its beginning stands there well. */
+function reveal(node) {
+  const { top } = node.getBoundingClientRect();
+  if (top < 60 || top > 0.6 * window.innerHeight) node.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
 }
 
 /** Buttons and a number to turn pages. `go(page)` counts from 0. */
