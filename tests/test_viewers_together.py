@@ -168,6 +168,29 @@ def test_an_opened_row_comes_into_view(together, name):
 
 
 @needs_browser
+@pytest.mark.parametrize("name", ["Training run", "Rollout browser"])
+def test_charts_say_what_they_draw(together, name):
+    "Names of both axes, and ticks that stand where their values are drawn."
+    page, _ = together
+    plots = outer(page)[name].locator(".vssr-plot")
+    assert plots.count() == {"Training run": 3, "Rollout browser": 1}[name]
+    for number in range(plots.count()):
+        plot = plots.nth(number)
+        assert plot.locator(".vssr-upname").inner_text() == "mean reward" and plot.locator(".vssr-alongname").inner_text() == "step"
+        assert plot.locator(".vssr-up").all_inner_texts() == ["1", "0.5", "0"]
+        steps = [int(text) for text in plot.locator(".vssr-along").all_inner_texts()]
+        assert len(steps) >= 2 and steps == sorted(steps) and steps[-1] <= 12
+        texts = plot.locator("span").evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
+        for at, one in enumerate(texts):
+            for other in texts[at + 1 :]:
+                wide = min(one["right"], other["right"]) - max(one["left"], other["left"])
+                assert wide <= 0 or min(one["bottom"], other["bottom"]) <= max(one["top"], other["top"])
+    if name == "Training run":  # the last tick, step 5, stands where the curve ends
+        end, tick = plots.first.locator(".vssr-mean").bounding_box(), plots.first.locator(".vssr-along").last.bounding_box()
+        assert end["x"] + end["width"] == pytest.approx(tick["x"] + tick["width"] / 2, abs=3)
+
+
+@needs_browser
 def test_narrow_page_scrolls_its_tables(together):
     "Last, for it changes the page: a phone's width, with nothing cut and nothing squeezed."
     page, pictures = together

@@ -1,11 +1,5 @@
 // The groups of a run: filters, a line over the steps, the list, and one group beside its video.
 
-function shape(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 /** The rewards of a group as dots from 0 to 1, and their mean as a tick. */
 function dots(rewards) {
   const svg = shape("svg", { class: "vssr-dots", viewBox: "0 0 150 18", "aria-hidden": "true" });
@@ -29,6 +23,7 @@ function bar(value) {
 /** Mean reward over the steps as bars, the share of silent groups hanging below; a part is chosen with the pointer. */
 function timeline(choose) {
   const svg = shape("svg", { class: "vssr-timeline", viewBox: "0 0 600 64", preserveAspectRatio: "none", role: "img" });
+  const place = el("div", {});
   let bins = [], from = null;
   const binAt = (event) => {
     const box = svg.getBoundingClientRect();
@@ -63,9 +58,12 @@ function timeline(choose) {
     );
   }
   return {
-    node: svg,
+    node: place,
     set(next, steps) {
       bins = next;
+      // bars stand in the middle of their steps
+      const ticks = bins.length ? stepTicks(bins[0].first, bins.at(-1).last).map(([step]) => [step, (bins.findIndex((bin) => bin.last >= step) + 0.5) / bins.length]) : [];
+      place.replaceChildren(plot(svg, "mean reward", REWARD.map(([text, share]) => [text, 2 / 64 + (share * 44) / 64]), ticks));
       draw(steps);
       const end = bins.length ? `steps ${bins[0].first} to ${bins.at(-1).last}; mean reward ${bins[0].mean.toFixed(2)} at first, ${bins.at(-1).mean.toFixed(2)} at last` : "no steps yet";
       svg.setAttribute("aria-label", `Reward over steps: ${end}`);

@@ -55,6 +55,31 @@ function rowTable({ label, columns, open, turn }) {
   };
 }
 
+/** An element of an SVG picture. */
+function shape(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+const REWARD = [["1", 0], ["0.5", 0.5], ["0", 1]]; // text, share of the height from above
+
+/** Round steps between two, at most six, and where they stand: [step, share of the width]. */
+function stepTicks(first, last) {
+  const rough = Math.max(1, (last - first) / 5), power = 10 ** Math.floor(Math.log10(rough));
+  const every = [1, 2, 5, 10].map((part) => part * power).find((one) => one >= rough);
+  const ticks = [];
+  for (let step = Math.ceil(first / every) * every; step <= last; step += every) ticks.push([step, (step - first) / Math.max(1, last - first)]);
+  return ticks;
+}
+
+/** A picture with its axes: what goes up, with its ticks, and steps along the foot. Texts stay out of the picture, which is stretched. */
+function plot(svg, name, ups, steps) {
+  const up = ups.map(([text, share]) => { const mark = el("span", { class: "vssr-up" }, text); mark.style.top = `${100 * share}%`; return mark; });
+  const along = steps.map(([step, share]) => { const mark = el("span", { class: "vssr-along" }, step.toLocaleString("en")); mark.style.left = `${100 * share}%`; return mark; });
+  return el("div", { class: "vssr-plot" }, svg, el("div", { "aria-hidden": "true" }, up, along, el("span", { class: "vssr-upname" }, name), el("span", { class: "vssr-alongname" }, "step")));
+}
+
 /** Brings what was opened into view, unless its beginning stands there well. */
 function reveal(node) {
   const { top } = node.getBoundingClientRect();
