@@ -92,13 +92,19 @@ def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> 
     figure.text(left / total_width, 1 - top / total_height, text, parse_math=False, **style)
 
 # %% ../nbs/02_show.ipynb #1835f729
+def _even(n_frames: int, most: int) -> int:
+    "Columns that stand for equally many frames each: at most `most`, and at least half as many where such a number exists."
+    most = min(most, n_frames)
+    return next((n for n in range(most, (most + 1) // 2 - 1, -1) if n and n_frames % n == 0), most)
+
+
 def _pick(
     n_frames: int,  # frames in the clip
     n: int,  # frames that fit
     keep: Sequence[int] = (),  # frames that must be among them
 ) -> list[int]:  # rising frame numbers
     "Evenly spread frame numbers that include `keep`."
-    edges = np.linspace(0, n_frames, min(n, n_frames) + 1)
+    edges = np.linspace(0, n_frames, (min(n, n_frames) if keep else _even(n_frames, n)) + 1)
     even = ((edges[:-1] + edges[1:]) // 2).astype(int).tolist()
     chosen = sorted({frame for frame in keep if 0 <= frame < n_frames})
     # an even frame makes way when a kept one stands nearer to its place than half a share
@@ -142,10 +148,11 @@ def _draw_row(
 def _draw_times(
     axes: Axes,  # as wide as the row of frames
     edges: np.ndarray,  # (n + 1,) seconds
+    times: np.ndarray,  # (n,) seconds: of the frames themselves
     spans: Mapping[str, tuple[float, float] | None],  # name -> start and end in seconds; None: no interval
     colors: Mapping[str, str],  # name -> "#rrggbb"; else that of `color_of`
 ) -> None:
-    "Draws a time axis, and a bar for each span above it."
+    "Draws a bar for each span above a time axis; without any, the time of each frame under it."
     columns, n, place = np.arange(len(edges)), len(edges) - 1, axes.get_position()
     for row, (name, span) in enumerate(reversed(spans.items())):
         color, note = colors.get(name) or color_of(name), "no interval"
@@ -163,15 +170,17 @@ def _draw_times(
         else:
             axes.annotate(note, ((start + end) / 2, row), (0, 0), ha="center", zorder=4, **{**style, "color": "white"})
         axes.annotate(name, (0, row), (-6, 0), ha="right", **style)
-    every = -(-(n + 1) // 14)
-    labels = [f"{time:.1f}" for time in edges[::every]]
+    places, told = (columns, edges) if spans else (columns[:-1] + 0.5, times)
+    every = -(-len(told) // 14)
+    labels = [f"{time:.1f}" for time in told[::every]]
     labels[-1] += " s"
-    axes.set_xticks(columns[::every], labels, fontsize=7.5, color=PALETTE["ink"])
+    axes.set_xticks(places[::every], labels, fontsize=8, color=PALETTE["ink"])
     axes.set(xlim=(0, n), ylim=(-0.6, max(len(spans), 0.01) - 0.4), yticks=[])
     axes.tick_params(length=3, pad=2, color=PALETTE["faint"])
     axes.spines[["left", "right", "top"]].set_visible(False)
     axes.spines["bottom"].set_color(PALETTE["faint"])
-    axes.grid(axis="x", color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
+    if spans:
+        axes.grid(axis="x", color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
 
 # %% ../nbs/02_show.ipynb #501b21b4
 _WIDTH, _LEFT, _RIGHT = 10.0, 0.95, 0.2  # inches: the figure, and its margins
@@ -219,7 +228,7 @@ def filmstrip(
     figure = _picture(_WIDTH, head + row + bars + foot)
     _write_title(figure, title)
     _draw_row(_axes(figure, left, head, width, row), clip, chosen, marks)
-    _draw_times(_axes(figure, left, head + row + 0.03, width, bars), _edge_times(clip, chosen), spans, colors or {})
+    _draw_times(_axes(figure, left, head + row + 0.03, width, bars), _edge_times(clip, chosen), clip.times[chosen], spans, colors or {})
     _write(figure, 0.1, head + row + bars + 0.3, caption)
     return figure
 
