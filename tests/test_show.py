@@ -80,6 +80,23 @@ def test_bars_lie_under_the_frames_they_mean():
     assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((2, 4))
 
 
+@pytest.mark.parametrize(("n_frames", "columns"), [(8, 8), (16, 8), (32, 8), (48, 12), (50, 10)])
+def test_the_axis_of_an_even_clip_is_linear(n_frames, columns):
+    clip = Clip.example(n_frames=n_frames)
+    axes = filmstrip(clip, spans={"truth": (1.0, 2.0)}).axes[1]
+    assert axes.get_xlim() == (0, columns)
+    bar, whole = axes.patches[0], columns / (clip.times[-1] + clip.step - clip.times[0])
+    assert (bar.get_x(), bar.get_width()) == pytest.approx(((1.0 - clip.times[0]) * whole, whole))
+
+
+def test_without_a_bar_each_frame_says_its_own_time():
+    clip = Clip.example(n_frames=48)
+    axes = filmstrip(clip, n=6, marks={frame: [(4, 4, 2)] for frame in (0, 1, 40)}).axes[1]
+    chosen = show._pick(48, 6, [0, 1, 40])
+    assert [label.get_text().removesuffix(" s") for label in axes.get_xticklabels()] == [f"{clip.times[frame]:.1f}" for frame in chosen]
+    assert axes.get_xticks() == pytest.approx(np.arange(6) + 0.5)
+
+
 def test_shown_frames_lie_in_their_columns():
     rng = np.random.default_rng(0)
     for _ in range(200):

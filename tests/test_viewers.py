@@ -17,10 +17,13 @@ import traitlets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.patches import Circle
+from matplotlib.text import Text
 from PIL import Image
 
 from videossr.demo import demo_videos
 from videossr.rewards import counting_reward, grounding_reward, jigsaw_reward
+from videossr.show import PALETTE
 from videossr.tasks import make_sample, render
 from videossr.video import Clip, VideoError
 from videossr.viewers import AnomalyViewer, CountingViewer, JigsawBoard
@@ -175,11 +178,30 @@ def test_counts_and_orders_are_scored_as_replies(samples):
         assert (jigsaw.reward, jigsaw.strict) == tuple(jigsaw_reward(order, samples["jigsaw"].answer, strict=strict) for strict in (False, True))
 
 
-def test_truth_can_be_kept_back(samples):
-    viewer = AnomalyViewer(samples["grounding"])
-    with_truth = viewer._repr_mimebundle_()[0]["image/png"]
-    viewer.show_truth = False
-    assert viewer._repr_mimebundle_()[0]["image/png"] != with_truth
+def texts_of(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("task", VIEWERS)
+def test_truth_is_hidden_until_asked_for(samples, task):
+    "In the picture that stands for the viewer, too: the answer is in no text, and nothing is marked."
+    viewer = open_viewer(samples[task])
+    assert viewer.show_truth is False
+    answer, words = samples[task].answer, ("truth", "true answer", "true place")
+    hidden = texts_of(viewer.picture())
+    assert not any(answer in text or any(word in text for word in words) for text in hidden)
+    assert not viewer.picture().findobj(Circle)
+    viewer.show_truth = True
+    assert any(word in text for text in texts_of(viewer.picture()) for word in words)
+
+
+def test_models_are_orange_and_the_order_on_the_board_is_yours(samples):
+    figure = AnomalyViewer(samples["grounding"], {"before": "1.0-2.0", "mine v2": "1.0-3.0"}).picture()
+    for name in ("before", "mine v2"):
+        found = [text for text in figure.findobj(Text) if text.get_text() == name]
+        assert [text.get_color() for text in found] == [PALETTE["prediction"]]
+    board = texts_of(JigsawBoard(samples["jigsaw"]).picture())
+    assert "your order" in board and "predicted" not in board
 
 
 def test_installed_package_holds_scripts_and_styles(tmp_path):

@@ -142,6 +142,9 @@ def test_python_moves_the_page(seen):
 
 def test_original_and_difference(seen):
     found = viewer(seen, 0)
+    assert not found.locator(".vssr-line-truth").is_visible(), "nobody asked for the truth yet"
+    found.get_by_label("Show the truth").check()
+    found.get_by_role("radio", name="Beside the original").check()
     start = found.locator(".vssr-bar.vssr-truth").evaluate("bar => parseFloat(bar.style.left)")
     assert found.get_by_label("The original frame").is_visible()
     found.get_by_role("radio", name="Difference").check()
@@ -154,8 +157,7 @@ def test_original_and_difference(seen):
     assert found.locator("canvas").first.evaluate(brightest) == 0
     found.get_by_label("Show the truth").uncheck()
     assert not found.locator(".vssr-line-truth").is_visible()
-    found.get_by_role("radio", name="Beside the original").check()
-    found.get_by_label("Show the truth").check()
+    found.get_by_role("radio", name="As the model sees it").check()
 
 
 def test_jigsaw_by_drag_and_by_keys(seen):
@@ -193,6 +195,10 @@ def test_counting(seen):
     found.get_by_label("Frame", exact=True).focus()
     seen.keyboard.press("Home")
     assert found.locator(".vssr-edge").count() == 0 or found.locator(".vssr-chip").first.get_attribute("data-frame") == "0"
+    seen.keyboard.press("n")
+    assert found.get_by_label("Frame", exact=True).input_value() == "0" and not found.locator(".vssr-chip").first.is_visible(), "nobody asked for the truth yet"
+    found.get_by_label("Show the truth").check()
+    found.get_by_label("Frame", exact=True).focus()
     seen.keyboard.press("n")
     assert found.locator(".vssr-edge").count() > 0
     chip = found.locator(".vssr-chip").last

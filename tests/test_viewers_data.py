@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile import hostile_replies
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from videossr.data import save_samples
 from videossr.demo import demo_videos
@@ -121,6 +122,18 @@ def test_filters_and_orders_agree_with_the_rows(run):
     assert means == sorted(means, reverse=True)
     assert {rows[number]["task"] for number in choose_groups(kept.groups, task="jigsaw", steps=(2, 4))} == {"jigsaw"}
     assert len(timeline(kept.groups, most=5)) == 4 and timeline([]) == []
+
+
+def test_no_text_of_a_picture_runs_over_its_edge(tmp_path):
+    folder = dataset(tmp_path / "data")
+    explorer = DatasetExplorer(folder, show_truth=True)
+    for what in ("samples", "refusals"):
+        explorer.what = what
+        figure = explorer.picture()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.texts]
+        assert len(boxes) > 3 and max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
 def test_browser_shows_hostile_replies_as_text_and_stays_small(run):

@@ -133,6 +133,10 @@ def test_rows_of_a_dataset(opened):
     page.keyboard.press("Enter")
     box.locator(".vssr-detail h3").wait_for()
     page.wait_for_function("document.querySelectorAll(\".vssr[aria-label='Dataset explorer'] canvas\").length > 2")
+    answers = box.locator("tbody .vssr-mono").all_inner_texts() + box.locator(".vssr-detail .vssr-mono").all_inner_texts()
+    assert set(answers) == {"hidden"}, "one may answer here: nobody asked for the truth yet"
+    box.get_by_label("Show true answers").check()
+    page.wait_for_function("!document.querySelector(\".vssr[aria-label='Dataset explorer']\").innerText.includes('hidden')")
     box.get_by_text("Recipe").click()
     assert '"read"' in box.locator(".vssr-recipe pre").inner_text()
     box.screenshot(path=pictures / "dataset.png")

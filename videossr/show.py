@@ -92,13 +92,19 @@ def _write(figure: Figure, left: float, top: float, text: str, **style: Any) -> 
     figure.text(left / total_width, 1 - top / total_height, text, parse_math=False, **style)
 
 # %% ../nbs/02_show.ipynb #1835f729
+def _even(n_frames: int, most: int) -> int:
+    "Columns that stand for equally many frames each: at most `most`, and at least half as many where such a number exists."
+    most = min(most, n_frames)
+    return next((n for n in range(most, (most + 1) // 2 - 1, -1) if n and n_frames % n == 0), most)
+
+
 def _pick(
     n_frames: int,  # frames in the clip
     n: int,  # frames that fit
     keep: Sequence[int] = (),  # frames that must be among them
 ) -> list[int]:  # rising frame numbers
     "Evenly spread frame numbers that include `keep`."
-    edges = np.linspace(0, n_frames, min(n, n_frames) + 1)
+    edges = np.linspace(0, n_frames, (min(n, n_frames) if keep else _even(n_frames, n)) + 1)
     even = ((edges[:-1] + edges[1:]) // 2).astype(int).tolist()
     chosen = sorted({frame for frame in keep if 0 <= frame < n_frames})
     # an even frame makes way when a kept one stands nearer to its place than half a share
@@ -142,12 +148,14 @@ def _draw_row(
 def _draw_times(
     axes: Axes,  # as wide as the row of frames
     edges: np.ndarray,  # (n + 1,) seconds
+    times: np.ndarray,  # (n,) seconds: of the frames themselves
     spans: Mapping[str, tuple[float, float] | None],  # name -> start and end in seconds; None: no interval
+    colors: Mapping[str, str],  # name -> "#rrggbb"; else that of `color_of`
 ) -> None:
-    "Draws a time axis, and a bar for each span above it."
+    "Draws a bar for each span above a time axis; without any, the time of each frame under it."
     columns, n, place = np.arange(len(edges)), len(edges) - 1, axes.get_position()
     for row, (name, span) in enumerate(reversed(spans.items())):
-        color, note = color_of(name), "no interval"
+        color, note = colors.get(name) or color_of(name), "no interval"
         if span is not None:
             start, end = np.interp(span, edges, columns)
             axes.barh(row, end - start, left=start, height=0.72, color=color, zorder=3)
@@ -162,15 +170,17 @@ def _draw_times(
         else:
             axes.annotate(note, ((start + end) / 2, row), (0, 0), ha="center", zorder=4, **{**style, "color": "white"})
         axes.annotate(name, (0, row), (-6, 0), ha="right", **style)
-    every = -(-(n + 1) // 14)
-    labels = [f"{time:.1f}" for time in edges[::every]]
+    places, told = (columns, edges) if spans else (columns[:-1] + 0.5, times)
+    every = -(-len(told) // 14)
+    labels = [f"{time:.1f}" for time in told[::every]]
     labels[-1] += " s"
-    axes.set_xticks(columns[::every], labels, fontsize=7.5, color=PALETTE["ink"])
+    axes.set_xticks(places[::every], labels, fontsize=8, color=PALETTE["ink"])
     axes.set(xlim=(0, n), ylim=(-0.6, max(len(spans), 0.01) - 0.4), yticks=[])
     axes.tick_params(length=3, pad=2, color=PALETTE["faint"])
     axes.spines[["left", "right", "top"]].set_visible(False)
     axes.spines["bottom"].set_color(PALETTE["faint"])
-    axes.grid(axis="x", color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
+    if spans:
+        axes.grid(axis="x", color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
 
 # %% ../nbs/02_show.ipynb #501b21b4
 _WIDTH, _LEFT, _RIGHT = 10.0, 0.95, 0.2  # inches: the figure, and its margins
@@ -200,6 +210,7 @@ def filmstrip(
     title: str = "",  # above the frames, wrapped
     caption: str = "",  # below, wrapped
     marks: Mapping[int, Sequence[tuple[float, float, float]]] | None = None,  # frame -> rings (x, y, radius) in pixels
+    colors: Mapping[str, str] | None = None,  # of spans whose name is no role, e.g. a model's: name -> "#rrggbb"
 ) -> Figure:
     "Frames in a row above their times in seconds, with a bar for each span. Raises `ValueError` for n < 1."
     if n < 1:
@@ -217,7 +228,7 @@ def filmstrip(
     figure = _picture(_WIDTH, head + row + bars + foot)
     _write_title(figure, title)
     _draw_row(_axes(figure, left, head, width, row), clip, chosen, marks)
-    _draw_times(_axes(figure, left, head + row + 0.03, width, bars), _edge_times(clip, chosen), spans)
+    _draw_times(_axes(figure, left, head + row + 0.03, width, bars), _edge_times(clip, chosen), clip.times[chosen], spans, colors or {})
     _write(figure, 0.1, head + row + bars + 0.3, caption)
     return figure
 
@@ -231,14 +242,14 @@ class SampleLike(Protocol):
     recipe: dict[str, Any]
 
 
-def _told(sample: SampleLike, reply: str | None, reward: float | None) -> tuple[str, str]:
+def _told(sample: SampleLike, reply: str | None, reward: float | None, truth: bool, mine: bool) -> tuple[str, str]:
     "The text above and below the pictures."
-    parts = [f"true answer: {sample.answer}"]
+    parts = [f"true answer: {sample.answer}"] if truth else []
     if reply is not None:
         shown = textwrap.shorten(reply, 300, placeholder=" ...") or reply.strip()[:300] or "(nothing)"
         parts.append(f"the model said: {shown}")
     if reward is not None:
-        parts.append(f"reward: {reward:.2f}")
+        parts.append(f"{'your reward' if mine else 'reward'}: {reward:.2f}")
     return f"{sample.task}, {sample.type}\n{sample.question}", "     ".join(parts)
 
 # %% ../nbs/02_show.ipynb #8f288ba9
@@ -254,12 +265,12 @@ def decoy_spans(
     return spans
 
 
-def _show_grounding(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
+def _show_grounding(sample: SampleLike, clips: Sequence[Clip], *, told: tuple[str, str], predicted: Any, n: int, truth: bool, mine: bool) -> Figure:
     start, end = sample.answer.split("-")
-    spans: dict[str, tuple[float, float] | None] = {"truth": (float(start), float(end))}
+    spans: dict[str, tuple[float, float] | None] = {"truth": (float(start), float(end))} if truth else {}
     if "the model said" in told[1] or predicted is not None:
         spans["prediction"] = None if predicted is None else (float(predicted[0]), float(predicted[1]))
-    spans |= decoy_spans(sample, clips[0])
+    spans |= decoy_spans(sample, clips[0]) if truth else {}
     return filmstrip(clips[0], n=n, spans=spans, title=told[0], caption=told[1])
 
 # %% ../nbs/02_show.ipynb #1a9728bb
@@ -277,11 +288,11 @@ def _counts(values: Sequence[Any]) -> str:
     return "   ".join(f"{name} {value}" for name, value in zip(names, values, strict=False))
 
 
-def _show_counting(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
-    marks = _rings(sample.recipe)
-    lines = [told[1], f"truth:  {_counts(sample.answer.split(','))}"]
+def _show_counting(sample: SampleLike, clips: Sequence[Clip], *, told: tuple[str, str], predicted: Any, n: int, truth: bool, mine: bool) -> Figure:
+    marks = _rings(sample.recipe) if truth else {}
+    lines = [told[1]] + [f"truth:  {_counts(sample.answer.split(','))}"] * truth
     if predicted is not None:
-        lines.append(f"prediction:  {_counts(predicted)}")
+        lines.append(f"{'your counts' if mine else 'prediction'}:  {_counts(predicted)}")
     return filmstrip(clips[0], n=max(n, len(marks)), marks=marks, title=told[0], caption="\n".join(lines))
 
 # %% ../nbs/02_show.ipynb #fba79745
@@ -290,7 +301,7 @@ def _place(order: str | None, position: int) -> str:
     return str(order.index(str(position)) + 1) if order and str(position) in order else "-"
 
 
-def _show_clips(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str], predicted: Any, n: int) -> Figure:
+def _show_clips(sample: SampleLike, clips: Sequence[Clip], *, told: tuple[str, str], predicted: Any, n: int, truth: bool, mine: bool) -> Figure:
     order = None if predicted is None else "".join(map(str, predicted))
     title, caption = _wrap(told[0]), _wrap(told[1])
     n = min(n, max(clip.n_frames for clip in clips))
@@ -299,7 +310,8 @@ def _show_clips(sample: SampleLike, clips: Sequence[Clip], told: tuple[str, str]
     width = min(room, row * n * clips[0].width / clips[0].height)
     head, gap = 0.08 + 0.18 * len(title.splitlines()) + 0.2, 0.06
     figure = _picture(_WIDTH, head + len(clips) * (row + gap) + 0.12 + 0.18 * len(caption.splitlines()))
-    columns = {"truth": ("true place", sample.answer)} | ({"prediction": ("predicted", order)} if order else {})
+    role, label = ("jigsaw", "your order") if mine else ("prediction", "predicted")
+    columns = ({"truth": ("true place", sample.answer)} if truth else {}) | ({role: (label, order)} if order else {})
     columns = columns if sample.task == "jigsaw" else {}  # the answer of another task need not be an order
     _write_title(figure, title)
     for column, (name, (label, _)) in enumerate(columns.items()):
@@ -323,18 +335,20 @@ def show_sample(
     reward: float | None = None,  # in [0, 1]
     *,
     predicted: Any = None,  # what the reply was read as: (start, end) in s, (circles, squares, triangles), or an order
+    truth: bool = True,  # False: nothing that tells the true answer
+    mine: bool = False,  # `predicted` and `reward` are those of the person who looks
     n: int = 12,  # frames in a row at most
 ) -> Figure:
     "The clips of a sample with question, true answer and, if given, the model's reply and its reward."
     if not clips:
         raise ValueError("no clips to show: pass what render(sample) returns")
-    told = _told(sample, reply, reward)
+    look = {"told": _told(sample, reply, reward, truth, mine), "predicted": predicted, "n": n, "truth": truth, "mine": mine}
     draw = {"grounding": _show_grounding, "counting": _show_counting}.get(sample.task)
     if draw is None and len(clips) > 1:
         draw = _show_clips
     elif draw is None and re.fullmatch(r"[\d.]+-[\d.]+", sample.answer):  # another task that asks for an interval
         draw = _show_grounding
-    return draw(sample, clips, told, predicted, n) if draw else filmstrip(clips[0], n=n, title=told[0], caption=told[1])
+    return draw(sample, clips, **look) if draw else filmstrip(clips[0], n=n, title=look["told"][0], caption=look["told"][1])
 
 # %% ../nbs/02_show.ipynb #ff75687a
 def _rolling(values: np.ndarray, window: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from ..rewards import grounding_reward, parse_interval
-from ..show import decoy_spans, filmstrip
+from ..show import PALETTE, decoy_spans, filmstrip
 from ..tasks.core import Sample
 from ..video import Clip
 from .core import Viewer, describe, original_clip, pack, plain, read_replies, rendered, script, style
@@ -46,8 +46,8 @@ class AnomalyViewer(Viewer):
     guess = traitlets.Tuple(traitlets.Float(), traitlets.Float(), default_value=None, allow_none=True).tag(sync=True)  # seconds, one decimal
     tiou = traitlets.Float(None, allow_none=True).tag(sync=True)  # of `guess`, in [0, 1]
     strict = traitlets.Bool(False).tag(sync=True)  # whether `guess` is exactly the truth
-    show_truth = traitlets.Bool(True).tag(sync=True)
-    view = traitlets.Enum(("seen", "both", "difference"), "both").tag(sync=True)  # the clip alone, beside its original, or their difference
+    show_truth = traitlets.Bool(False).tag(sync=True)  # the true interval and the decoys
+    view = traitlets.Enum(("seen", "both", "difference"), "seen").tag(sync=True)  # the clip alone, beside its original, or their difference
 
     def __init__(
         self,
@@ -59,8 +59,7 @@ class AnomalyViewer(Viewer):
     ):
         self.sample, self.rows = sample, read_replies(sample, replies, parse)
         self.clip = rendered(sample, "grounding", "AnomalyViewer", clips)[0]
-        data = _state(sample, self.clip, self.rows)
-        super().__init__(data=data, view="both" if "original" in data["reel"]["tracks"] else "seen")
+        super().__init__(data=_state(sample, self.clip, self.rows))
 
     @traitlets.validate("guess")
     def _check_guess(self, proposal: Any) -> tuple[float, float] | None:
@@ -85,8 +84,10 @@ class AnomalyViewer(Viewer):
         spans = {"truth": tuple(self.data["truth"]), **{name: tuple(span) for name, span in self.data["decoys"]}} if self.show_truth else {}
         if self.guess is not None:
             spans["you"] = self.guess
-        spans |= {plain(row["name"], 12): row["value"] for row in self.rows}
+        models = {plain(row["name"], 12): row["value"] for row in self.rows}
+        colors = {"you": PALETTE["grounding"], **dict.fromkeys(models, PALETTE["prediction"])}
+        spans |= models
         told = [f"{row['name']}: {plain(row['text'], 120)}     reward {row['reward']:.2f}" for row in self.rows]
         told += [] if self.tiou is None else [f"you: tIoU {self.tiou:.2f}"]
         title = f"{self.sample.task}, {self.sample.type}: {self.data['file']}\n{self.data['question']}"
-        return filmstrip(self.clip, spans=spans, title=title, caption="\n".join(told))
+        return filmstrip(self.clip, spans=spans, colors=colors, title=title, caption="\n".join(told))

@@ -28,8 +28,8 @@ from ..tasks.core import Sample, SampleSource, render
 from ..video import Clip
 
 # %% auto #0
-__all__ = ['MAX_REEL', 'Reel', 'pack', 'static_text', 'script', 'style', 'plain', 'read_replies', 'original_clip', 'rendered',
-           'Viewer', 'describe', 'state_bytes']
+__all__ = ['MAX_REEL', 'Reel', 'pack', 'static_text', 'root_class', 'script', 'style', 'plain', 'read_replies', 'original_clip',
+           'rendered', 'Viewer', 'describe', 'state_bytes']
 
 # %% ../../nbs/60_viewers/00_core.ipynb #d201eb18
 @dataclass(frozen=True)
@@ -84,22 +84,31 @@ def static_text(
     return files("videossr.viewers").joinpath("static", name).read_text(encoding="utf-8")
 
 
+def root_class(
+    *names: str,  # of a viewer's files; the last one is its own
+) -> str:
+    "The class of a viewer's outermost element, by which its styles know it."
+    return f"vssr-{names[-1] if names else 'plain'}-viewer"
+
+
 def script(
-    name: str,  # e.g. "anomaly" for anomaly.js
+    *names: str,  # e.g. "table", "rollouts" for table.js and rollouts.js, after the shared script
 ) -> str:
     "The ES module of a viewer: the shared part and its own."
-    return static_text("core.js") + "\n" + static_text(f"{name}.js")
+    return f'const ROOT = "{root_class(*names)}";\n' + "\n".join(static_text(f"{name}.js") for name in ("core", *names))
 
 
 def style(
-    *names: str,  # e.g. "anomaly" for anomaly.css, after the shared style
+    *names: str,  # e.g. "table", "rollouts" for table.css and rollouts.css, after the shared style
 ) -> str:
-    "The style sheet of a viewer: the palette for light and dark themes, the shared part and its own."
+    "The style sheet of a viewer, its palette included; no rule reaches out of the viewer, nor into one inside of it."
     roles = {name: color for name, color in PALETTE.items() if name not in ("ink", "faint")}  # these two are the theme's
     light = "".join(f"--vssr-{name}: {color};" for name, color in roles.items())
     dark = "".join(f"--vssr-{name}: color-mix(in srgb, {color} 62%, white);" for name, color in roles.items())
-    colors = f".vssr {{ {light} }}\nbody[data-jp-theme-light='false'] .vssr {{ {dark} color-scheme: dark; }}\n"
-    return colors + "\n".join(static_text(f"{name}.css") for name in ("core", *names))
+    colors = f":scope {{ {light} }}\nbody[data-jp-theme-light='false'] :scope {{ {dark} color-scheme: dark; }}\n"
+    rules = colors + "\n".join(static_text(f"{name}.css") for name in ("core", *names))
+    return f"@scope (.{root_class(*names)}) to (:scope .vssr) {{\n{rules}\n}}\n"
+
 
 # %% ../../nbs/60_viewers/00_core.ipynb #d325bba9
 def plain(

@@ -50,7 +50,7 @@ class CountingViewer(Viewer):
     counts = traitlets.Tuple().tag(sync=True)  # circles, squares, triangles: as many numbers as the answer has
     reward = traitlets.Float(0.0).tag(sync=True)  # of `counts`, in [0, 1]
     strict = traitlets.Float(0.0).tag(sync=True)  # share of kinds counted exactly
-    show_truth = traitlets.Bool(True).tag(sync=True)  # outlines, true counts, frames with shapes
+    show_truth = traitlets.Bool(False).tag(sync=True)  # outlines, true counts, frames with shapes
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CountingViewer(Viewer):
         self.strict = counting_reward(text, self.sample.answer, strict=True)
 
     def picture(self) -> Figure:
-        "The frames with shapes, with a ring round each, and the counts."
+        "The frames and your counts; if shown, the true ones and a ring round each shape."
         said = [f"{row['name']}: {row['text'][:60]} ({row['reward']:.2f})" for row in self.rows]
         mine = self.counts if any(self.counts) else None
-        return show_sample(self.sample, [self.clip], "; ".join(said) or None, self.reward if mine else None, predicted=mine)
+        return show_sample(self.sample, [self.clip], "; ".join(said) or None, self.reward if mine else None, predicted=mine, truth=self.show_truth, mine=True)

@@ -27,7 +27,7 @@ from ..files import read_json_lines
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample, Unsolvable, render
 from ..video import VideoError
-from .core import Viewer, describe, plain, static_text, style
+from .core import Viewer, describe, plain, script, style
 from .rollouts import fitting_viewer, strip
 
 # %% auto #0
@@ -125,7 +125,7 @@ def choose_rows(
 class DatasetExplorer(Viewer):
     "The rows and the refusals of a dataset: filter, sort, open one. `explorer.sample` is the open one."
 
-    _esm = "\n".join(static_text(f"{name}.js") for name in ("core", "table", "dataset"))
+    _esm = script("table", "dataset")
     _css = style("table", "dataset")
 
     split = traitlets.Unicode("").tag(sync=True)
@@ -135,6 +135,7 @@ class DatasetExplorer(Viewer):
     reason = traitlets.Unicode("").tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
     sort = traitlets.Enum(SORTS, "order").tag(sync=True)
+    show_truth = traitlets.Bool(False).tag(sync=True)  # true answers in the list and beside an open sample
     page = traitlets.Int(0).tag(sync=True)
     opened = traitlets.Int(-1).tag(sync=True)  # number of the open sample in its split; -1: none
     view = traitlets.Dict().tag(sync=True)  # the page of the list that is shown
@@ -208,9 +209,16 @@ class DatasetExplorer(Viewer):
 
     def picture(self) -> Figure:
         "The page of the list as a still picture."
-        return draw_rows(self.view["rows"], f"{self.data['type']}, {self.split}: {self.view['total']:,} of {self.view['all']:,} {self.what}")
+        rows = [row if self.show_truth or "answer" not in row else {**row, "answer": ""} for row in self.view["rows"]]
+        return draw_rows(rows, f"{self.data['type']}, {self.split}: {self.view['total']:,} of {self.view['all']:,} {self.what}")
 
 # %% ../../nbs/60_viewers/05_dataset.ipynb #8c759a94
+def _fit(text: str, limit: int) -> str:
+    "A line of at most `limit` characters."
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
 def draw_rows(
     rows: Sequence[dict[str, Any]],  # of a list's page
     title: str = "",
@@ -224,7 +232,7 @@ def draw_rows(
         color = row["color"] if row["color"].startswith("#") else PALETTE[row["color"]]
         cells = [(0.015, str(row["number"]), PALETTE["before"]), (0.08, f"{row['task']}  {row['type']}", color)]
         last = f"{row['reason']}: {row['detail']}" if "reason" in row else row["answer"]
-        cells += [(0.33, plain(row["file"], 34), PALETTE["ink"]), (0.68, plain(last, 42), PALETTE["ink"])]
+        cells += [(0.33, _fit(row["file"], 38), PALETTE["ink"]), (0.68, _fit(last, 38), PALETTE["ink"])]
         for left, text, ink in cells:
-            figure.text(left, at, text.replace("\n", " "), fontsize=8.5, va="center", color=ink, parse_math=False)
+            figure.text(left, at, text, fontsize=8.5, va="center", color=ink, parse_math=False)
     return figure

@@ -83,7 +83,7 @@ class JigsawBoard(Viewer):
         self.order = orders[name]
 
     def picture(self) -> Figure:
-        "A row for each clip with its true place and the one that it has on the board."
+        "A row for each clip with the place that it has on the board and, if shown, its true one."
         said = [f"{row['name']}: {row['text'][:60]} ({row['reward']:.2f})" for row in self.rows]
         reply = "; ".join(said) or None
-        return show_sample(self.sample, self.clips, reply, self.reward, predicted=self.order, n=8)
+        return show_sample(self.sample, self.clips, reply, self.reward, predicted=self.order, n=8, truth=self.show_truth, mine=True)

@@ -20,7 +20,7 @@ from ..records import read_records
 from ..rewards import REWARDS, blind_floor
 from ..runs import Run
 from ..show import PALETTE, Picture, color_of, reward_curve
-from .core import Viewer, plain, static_text, style
+from .core import Viewer, plain, script, style
 from .rollouts import Rollouts
 
 # %% auto #0
@@ -114,7 +114,7 @@ def task_floors(
 class LiveView(Viewer):
     "A run as it trains. `stop()` ends the watching, and so does the end of the run."
 
-    _esm = "\n".join(static_text(f"{name}.js") for name in ("core", "table", "live"))
+    _esm = script("table", "live")
     _css = style("table", "live")
 
     state = traitlets.Dict().tag(sync=True)  # see `run_state`

@@ -29,7 +29,7 @@ from ..runs import Run
 from ..show import PALETTE, Picture, color_of
 from ..tasks import Sample
 from .anomaly import AnomalyViewer
-from .core import Viewer, describe, pack, plain, static_text, style
+from .core import Viewer, describe, pack, plain, script, style
 from .counting import CountingViewer
 from .jigsaw import JigsawBoard
 from ..video import Clip, VideoError
@@ -242,7 +242,7 @@ def group_state(
 class RolloutBrowser(Viewer):
     "The groups of a run: filter, sort, open one beside its video. `browser.group` is the open one."
 
-    _esm = "\n".join(static_text(f"{name}.js") for name in ("core", "table", "rollouts"))
+    _esm = script("table", "rollouts")
     _css = style("table", "rollouts")
 
     task = traitlets.Unicode("").tag(sync=True)  # "": all

@@ -124,7 +124,7 @@ function timeline(model, info, at, guess) {
     return mark;
   });
   const node = el("div", { class: "vssr-timeline", role: "group", "aria-label": "Timeline" },
-    truth.node, decoys, guess.node, models.map((line) => line.node), el("div", { class: "vssr-axis", "aria-hidden": "true" }, ticks, head));
+    truth.node, decoys, guess.node, models.map((line) => line.node), el("div", { class: "vssr-axis", "aria-hidden": "true" }, ticks), el("div", { class: "vssr-over" }, head));
   return { node, truths: [truth.node, ...decoys], moveTo: (time) => (head.style.left = `${100 * clamp(at(time), 0, 1)}%`) };
 }
 

@@ -1,5 +1,6 @@
 // What all viewers share: elements whose texts are never markup, frames, a player, keys, announcements.
 // A viewer's script is this file followed by its own, which ends in `export default { render }`.
+// ROOT, the class that styles are scoped to, is put before it by `script`.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -72,7 +73,7 @@ function paint(canvas, picture, other = null) {
 function shell(info, label, ...children) {
   const root = el(
     "section",
-    { class: "vssr", "aria-label": label },
+    { class: `vssr ${ROOT}`, "aria-label": label },
     el(
       "header",
       { class: "vssr-head" },
@@ -200,28 +201,43 @@ function player({ root, times, draw, rest = () => {}, keys = () => false, frame 
   return { node, play, stop, toggle, seek, get frame() { return frame; }, get playing() { return Boolean(timer); }, free: () => { stop(); clearTimeout(resting); } };
 }
 
+/** A table that scrolls sideways where the page is too narrow for it. */
+const wide = (table) => el("div", { class: "vssr-wide" }, table);
+
+/** A reply with its thoughts folded; a thought may begin with the reply, or be cut before its end. */
+function replyText(text) {
+  const parts = [], thoughts = /(?:^|<think>)((?:(?!<think>)[^])*?)<\/think>|<think>([^]*)$/g;
+  let end = 0;
+  for (const found of text.matchAll(thoughts)) {
+    const thought = (found[1] ?? found[2]).trim(), words = thought.split(/\s+/).filter(Boolean).length;
+    parts.push(text.slice(end, found.index), el("details", { class: "vssr-thought" }, el("summary", {}, `thought, ${plural(words, "word")}${found[2] == null ? "" : ", not ended"}`), thought));
+    end = found.index + found[0].length;
+  }
+  return [...parts, text.slice(end).trim() || (end ? "(no answer)" : "(nothing)")];
+}
+
 /** A table of what models said: name, reply, what it was read as, rewards. `extra(row)` adds a cell, e.g. a button. */
 function replyTable(rows, extra = null) {
   if (!rows.length) return null;
   const head = ["reply of", "text", "read as", "reward", "strict"].concat(extra ? [""] : []);
-  return el(
+  return wide(el(
     "table",
     { class: "vssr-replies" },
     el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
     el("tbody", {}, rows.map((row) =>
       el("tr", {},
         el("th", { scope: "row" }, row.name),
-        el("td", { class: "vssr-text" }, row.text || "(nothing)"),
+        el("td", { class: "vssr-text" }, replyText(row.text)),
         el("td", {}, row.read ?? "unreadable"),
         el("td", { class: "vssr-number" }, row.reward.toFixed(2)),
         el("td", { class: "vssr-number" }, row.strict.toFixed(2)),
         extra ? el("td", {}, extra(row)) : null))),
-  );
+  ));
 }
 
 /** Calls `build(root content)` and shows what went wrong, if something did, instead of an empty place. */
 async function guarded(place, build) {
-  const note = el("div", { class: "vssr vssr-wait", role: "status" }, "Loading…");
+  const note = el("div", { class: `vssr ${ROOT} vssr-wait`, role: "status" }, "Loading…");
   place.append(note);
   try {
     const free = await build();

@@ -12,6 +12,8 @@ async function render({ model, el: place }) {
     const find = finder("Find", "question, answer, file", (text) => set({ text }));
     const turner = pager((page) => set({ page }));
     const state = el("span", { class: "vssr-push vssr-keys" });
+    const truth = tick("Show true answers", model.get("show_truth"), (value) => set({ show_truth: value }));
+    const answer = (text) => (model.get("show_truth") ? text : el("span", { class: "vssr-wait", title: "Tick “Show true answers”" }, "hidden"));
     const file = (row) => el("span", { title: row.video }, row.file);
     const head = [
       { title: "row", cell: (row) => row.number.toLocaleString("en") },
@@ -22,8 +24,8 @@ async function render({ model, el: place }) {
     const lists = {
       samples: rowTable({
         label: "Samples", turn,
-        open: (row) => set({ opened: row.number === model.get("opened") ? -1 : row.number }),
-        columns: [...head, { title: "true answer", cell: (row) => row.answer, name: "vssr-mono" }, { title: "video", cell: file }, { title: "question", cell: (row) => el("span", { title: row.question }, row.question) }],
+        open: (row) => { asked = true; set({ opened: row.number === model.get("opened") ? -1 : row.number }); },
+        columns: [...head, { title: "true answer", cell: (row) => answer(row.answer), name: "vssr-mono" }, { title: "video", cell: file }, { title: "question", cell: (row) => el("span", { title: row.question }, row.question) }],
       }),
       refusals: rowTable({
         label: "Refusals", turn, open: (row) => said.say(`${row.file}: ${row.reason}. ${row.detail}`),
@@ -35,7 +37,7 @@ async function render({ model, el: place }) {
     const inside = el("div", { class: "vssr-inside" });
     const root = shell(
       info, "Dataset explorer",
-      el("div", { class: "vssr-row" }, what.node, splits.node, pickers.task.node, pickers.type.node, pickers.reason.node, sort.node, find.node),
+      el("div", { class: "vssr-row" }, what.node, splits.node, pickers.task.node, pickers.type.node, pickers.reason.node, sort.node, find.node, truth.node),
       list,
       el("div", { class: "vssr-row" }, turner.node, el("span", { class: "vssr-keys" }, el("kbd", {}, "↑"), " ", el("kbd", {}, "↓"), " rows, ", el("kbd", {}, "Enter"), " open, ", el("kbd", {}, "PgDn"), " next page"), state),
       detail, inside, said.node,
@@ -43,6 +45,8 @@ async function render({ model, el: place }) {
     function redraw() {
       const view = model.get("view"), now = model.get("what");
       what.set(now);
+      truth.set(model.get("show_truth"));
+      truth.node.hidden = now === "refusals";
       splits.set(info.splits, model.get("split"));
       splits.node.hidden = info.splits.length < 2;
       for (const [name, one] of Object.entries(pickers)) one.set([["", "all"], ...view[name]], model.get(name));
@@ -56,7 +60,7 @@ async function render({ model, el: place }) {
       state.textContent = fit;
       said.say(`${fit}, page ${model.get("page") + 1} of ${view.pages}`);
     }
-    let turned = 0;
+    let turned = 0, asked = false;
     async function redetail() {
       const mine = ++turned, one = model.get("detail");
       if (!one.task) return detail.replaceChildren();
@@ -69,15 +73,18 @@ async function render({ model, el: place }) {
         alone ? el("p", { class: "vssr-question" }, one.question) : null,
         film,
         one.note ? el("p", { class: "vssr-note", role: "status" }, one.note) : null,
-        el("p", {}, "True answer: ", el("span", { class: "vssr-mono" }, one.answer)),
+        el("p", {}, "True answer: ", el("span", { class: "vssr-mono" }, answer(one.answer))),
         el("details", { class: "vssr-recipe" }, el("summary", {}, "Recipe"), el("pre", {}, one.recipe)),
         el("div", { class: "vssr-row" }, el("button", { type: "button", onclick: () => set({ opened: -1 }) }, "Close")),
       ];
       detail.setAttribute("aria-label", `${one.task}, ${one.type}`);
       detail.replaceChildren(...parts.filter(Boolean));
-      said.say(`Row ${model.get("opened")}: ${one.task}, ${one.type}. ${one.note || `True answer ${one.answer}`}`);
+      if (asked) reveal(detail);
+      asked = false;
+      said.say(`Row ${model.get("opened")}: ${one.task}, ${one.type}. ${one.note || (model.get("show_truth") ? `True answer ${one.answer}` : "")}`);
     }
-    const events = { "change:view": redraw, "change:opened": redraw, "change:page": redraw, "change:detail": redetail };
+    const retold = () => { redraw(); redetail(); };
+    const events = { "change:show_truth": retold, "change:view": redraw, "change:opened": redraw, "change:page": redraw, "change:detail": redetail };
     for (const [name, heard] of Object.entries(events)) model.on(name, heard);
     redraw();
     await redetail();

@@ -1,11 +1,5 @@
 // A run as it trains: progress, reward by task beside its floors, silent groups, the latest rollouts.
 
-function shape(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 function clock(seconds) {
   if (seconds == null) return "–";
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60)];
@@ -34,7 +28,7 @@ function chart(one, last) {
   if (one.floor != null) svg.append(shape("line", { class: "vssr-floor", x1: 0, x2: 300, y1: y(one.floor), y2: y(one.floor) }));
   if (one.low != null) svg.append(shape("line", { class: "vssr-floor vssr-low", x1: 0, x2: 300, y1: y(one.low), y2: y(one.low) }));
   const node = el("figure", { class: "vssr-chart" },
-    el("figcaption", {}, el("span", { class: "vssr-name" }, one.task), el("b", {}, one.now == null ? "–" : one.now.toFixed(2)), el("span", {}, floor)), svg);
+    el("figcaption", {}, el("span", { class: "vssr-name" }, one.task), el("b", {}, one.now == null ? "–" : one.now.toFixed(2)), el("span", {}, floor)), plot(svg, "mean reward", REWARD, stepTicks(0, last)));
   node.style.setProperty("--vssr-task", paintOf(one.color));
   return node;
 }
@@ -47,7 +41,7 @@ async function render({ model, el: place }) {
     const track = el("div", { class: "vssr-bar-track", role: "progressbar", "aria-label": "Training steps", "aria-valuemin": 0 }, fill);
     const facts = el("div", { class: "vssr-facts" });
     const charts = el("div", { class: "vssr-charts" });
-    const legend = el("div", { class: "vssr-keys" }, "Reward of the rollouts, 0 to 1, over the steps. Dashed: blind floor. Dotted: low-level floor. Grey: share of groups with zero variance.");
+    const legend = el("div", { class: "vssr-keys" }, "Mean reward of the rollouts, which goes from 0 to 1, by training step. Dashed: blind floor. Dotted: low-level floor. Grey: share of groups with zero variance.");
     const latest = el("div", {});
     const root = shell(info, "Training run", track, facts, charts, legend, latest, said.node);
     let spoken = 0;
@@ -68,14 +62,14 @@ async function render({ model, el: place }) {
       legend.hidden = !now.tasks.length;
       const head = ["step", "task", "type", "true answer", "best reply", "worst reply", "mean"];
       const mono = (text) => el("td", { class: "vssr-mono", title: text }, text || "(nothing)");
-      latest.replaceChildren(...(now.groups.length ? [el("table", { class: "vssr-table vssr-latest", "aria-label": "Latest rollouts" },
+      latest.replaceChildren(...(now.groups.length ? [wide(el("table", { class: "vssr-table vssr-latest", "aria-label": "Latest rollouts" },
         el("thead", {}, el("tr", {}, head.map((text, at) => el("th", { scope: "col", class: at === 6 ? "vssr-number" : null }, text)))),
         el("tbody", {}, now.groups.map((group) => {
           const line = el("tr", {}, el("td", {}, String(group.step)), el("td", { class: "vssr-name" }, group.task), el("td", {}, group.type), mono(group.answer), mono(group.best), mono(group.worst),
             el("td", { class: "vssr-number" }, group.mean.toFixed(2)));
           line.style.setProperty("--vssr-task", paintOf(group.color));
           return line;
-        })))] : []));
+        }))))] : []));
       if (now.final || Date.now() - spoken > 30000) {  // a screen reader is not told of every step
         spoken = Date.now();
         said.say(now.final ? "The run is finished." : `Step ${now.step} of ${now.planned}, mean reward ${now.reward == null ? "unknown" : now.reward.toFixed(2)}`);

@@ -1,11 +1,5 @@
 // The groups of a run: filters, a line over the steps, the list, and one group beside its video.
 
-function shape(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 /** The rewards of a group as dots from 0 to 1, and their mean as a tick. */
 function dots(rewards) {
   const svg = shape("svg", { class: "vssr-dots", viewBox: "0 0 150 18", "aria-hidden": "true" });
@@ -29,6 +23,7 @@ function bar(value) {
 /** Mean reward over the steps as bars, the share of silent groups hanging below; a part is chosen with the pointer. */
 function timeline(choose) {
   const svg = shape("svg", { class: "vssr-timeline", viewBox: "0 0 600 64", preserveAspectRatio: "none", role: "img" });
+  const place = el("div", {});
   let bins = [], from = null;
   const binAt = (event) => {
     const box = svg.getBoundingClientRect();
@@ -63,9 +58,12 @@ function timeline(choose) {
     );
   }
   return {
-    node: svg,
+    node: place,
     set(next, steps) {
       bins = next;
+      // bars stand in the middle of their steps
+      const ticks = bins.length ? stepTicks(bins[0].first, bins.at(-1).last).map(([step]) => [step, (bins.findIndex((bin) => bin.last >= step) + 0.5) / bins.length]) : [];
+      place.replaceChildren(plot(svg, "mean reward", REWARD.map(([text, share]) => [text, 2 / 64 + (share * 44) / 64]), ticks));
       draw(steps);
       const end = bins.length ? `steps ${bins[0].first} to ${bins.at(-1).last}; mean reward ${bins[0].mean.toFixed(2)} at first, ${bins.at(-1).mean.toFixed(2)} at last` : "no steps yet";
       svg.setAttribute("aria-label", `Reward over steps: ${end}`);
@@ -79,7 +77,7 @@ function replies(rows) {
   const number = (value) => (value == null ? "–" : value.toFixed(2).replace("-", "−"));
   return el(
     "div",
-    { class: "vssr-scroll", tabindex: "0", role: "region", "aria-label": "Replies" },
+    { class: "vssr-scroll vssr-wide", tabindex: "0", role: "region", "aria-label": "Replies" },
     el(
       "table",
       { class: "vssr-replies vssr-rollouts" },
@@ -87,7 +85,7 @@ function replies(rows) {
       el("tbody", {}, sorted.map((row) =>
         el("tr", {},
           el("td", { class: "vssr-number" }, String(row.place)),
-          el("td", { class: "vssr-text" }, row.text || "(nothing)"),
+          el("td", { class: "vssr-text" }, replyText(row.text)),
           el("td", {}, row.parsed ? row.read : el("span", { class: "vssr-unread" }, "unreadable")),
           el("td", { class: "vssr-number" }, number(row.reward)),
           el("td", { class: "vssr-number" }, number(row.advantage)),
@@ -121,7 +119,7 @@ async function render({ model, el: place }) {
     ];
     const list = rowTable({
       label: "Groups of rollouts",
-      open: (row) => set({ opened: row.number === model.get("opened") ? -1 : row.number }),
+      open: (row) => { asked = true; set({ opened: row.number === model.get("opened") ? -1 : row.number }); },
       turn: (by) => turner.move(by),
       columns: [
         { title: "step", cell: (row) => String(row.step) },
@@ -162,7 +160,7 @@ async function render({ model, el: place }) {
       state.textContent = view.final ? "finished run" : view.all ? `step ${reached} of ${view.planned}` : "no rollouts kept yet";
       said.say(`${plural(view.total, "group")}, page ${model.get("page") + 1} of ${view.pages}`);
     }
-    let turn = 0;
+    let turn = 0, asked = false;
     async function redetail() {
       const mine = ++turn, one = model.get("detail"), view = model.get("view");
       if (!one.task) return detail.replaceChildren();
@@ -183,6 +181,8 @@ async function render({ model, el: place }) {
       ];
       detail.setAttribute("aria-label", title);
       detail.replaceChildren(...parts.filter(Boolean));
+      if (asked) reveal(detail);
+      asked = false;
       said.say(`${title}. ${plural(one.replies.length, "reply").replace("replys", "replies")}, true answer ${one.answer}`);
     }
     // A run that still trains is asked for news, one question at a time: a kernel at work answers late.

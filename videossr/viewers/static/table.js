@@ -14,6 +14,7 @@ function rowTable({ label, columns, open, turn }) {
     el("thead", {}, el("tr", {}, columns.map((column) => el("th", { scope: "col", class: column.number ? "vssr-number" : null }, column.title)))),
     body,
   );
+  const outer = wide(node);
   let rows = [];
   const buttons = () => [...body.querySelectorAll(".vssr-open")];
   function onkey(event) {
@@ -41,7 +42,7 @@ function rowTable({ label, columns, open, turn }) {
     return node;
   }
   return {
-    node,
+    node: outer,
     /** Shows rows; the focus stays on the row, or in the line, that had it. */
     set(next, opened) {
       const all = buttons(), at = all.indexOf(document.activeElement), held = at < 0 ? null : rows[at]?.number;
@@ -52,6 +53,37 @@ function rowTable({ label, columns, open, turn }) {
       if (at >= 0) (buttons()[same >= 0 ? same : clamp(at, 0, rows.length - 1)] ?? node).focus();
     },
   };
+}
+
+/** An element of an SVG picture. */
+function shape(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+const REWARD = [["1", 0], ["0.5", 0.5], ["0", 1]]; // text, share of the height from above
+
+/** Round steps between two, at most six, and where they stand: [step, share of the width]. */
+function stepTicks(first, last) {
+  const rough = Math.max(1, (last - first) / 5), power = 10 ** Math.floor(Math.log10(rough));
+  const every = [1, 2, 5, 10].map((part) => part * power).find((one) => one >= rough);
+  const ticks = [];
+  for (let step = Math.ceil(first / every) * every; step <= last; step += every) ticks.push([step, (step - first) / Math.max(1, last - first)]);
+  return ticks;
+}
+
+/** A picture with its axes: what goes up, with its ticks, and steps along the foot. Texts stay out of the picture, which is stretched. */
+function plot(svg, name, ups, steps) {
+  const up = ups.map(([text, share]) => { const mark = el("span", { class: "vssr-up" }, text); mark.style.top = `${100 * share}%`; return mark; });
+  const along = steps.map(([step, share]) => { const mark = el("span", { class: "vssr-along" }, step.toLocaleString("en")); mark.style.left = `${100 * share}%`; return mark; });
+  return el("div", { class: "vssr-plot" }, svg, el("div", { "aria-hidden": "true" }, up, along, el("span", { class: "vssr-upname" }, name), el("span", { class: "vssr-alongname" }, "step")));
+}
+
+/** Brings what was opened into view, unless its beginning stands there well. */
+function reveal(node) {
+  const { top } = node.getBoundingClientRect();
+  if (top < 60 || top > 0.6 * window.innerHeight) node.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
 }
 
 /** Buttons and a number to turn pages. `go(page)` counts from 0. */
