@@ -1,10 +1,8 @@
-"Looks at what a policy owes to the video: they change no step, are asked once, by processes together; a planted leak is told of, and a run that is to stop stays stopped."
+"Looks at what a policy owes to the video: they change no step, are asked once, by processes together; and a run that is to stop stays stopped."
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,24 +143,3 @@ def test_processes_look_together(base, tmp_path, way):
     assert [row["step"] for row in two] == [0, 2, 4] and {row["processes"] for row in runs.Run(folders["two"]).log_rows()} == {2}
     assert one[0] == two[0], "the same policy, the same replies"
     assert two[1]["grades"].keys() == one[1]["grades"].keys() and len(two[2]["grades"]["full"]) == len(one[2]["grades"]["full"])
-
-
-LEAKS = {"a leak": ("blank", " Clip set {}."), "": ("", "")}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", LEAKS)
-def test_a_leak_in_the_text_is_told_of(tmp_path, kind):
-    "Grey frames while it trains, and the answer in the question: the policy can learn from the text alone, and the looks see it. Without the words there is no alarm."
-    control, words = LEAKS[kind]
-    settings = runs.train_settings("demo", **{**SMALL, "steps": 60, "n_train": 160, "n_held_out": 96, "groups": 4, "groups_at_once": 4, "group_size": 8, "warm_steps": 40, "beta": 0.1,
-                                              "save_steps": 100, "control": control, "reliance_every": 10, "reliance_samples": 32, "reliance_alarm": "stop"})  # fmt: skip
-    run = runs.Run.create(tmp_path / "run", settings, 0)
-    train, held_out, _ = runs.make_data(run, settings, 0, tasks=["jigsaw"], progress=False)
-    train, held_out = ([replace(one, question=one.question + words.format(one.answer)) for one in part] for part in (train, held_out))
-    runs.save_samples(held_out, run.path("samples", "held_out.parquet"))
-    policy, _ = runs.make_policy(run, settings, train, 0, progress=False)
-    runs.train_policy(run, policy, train, settings, 0, progress=False)
-    looks = read_looks(run.path(runs.LOOKS_FILE))
-    assert bool(looks[-1]["stop"]) == bool(kind) and json.dumps(looks[-1]["alarms"]).count(kind or "leak") == bool(kind)
-    assert len(run.log_rows()) < 60 if kind else len(run.log_rows()) == 60
