@@ -53,7 +53,7 @@ def _module(path: Path) -> str:
 
 MODULES = sorted(_module(path) for path in Path(videossr.__file__).parent.rglob("*.py") if path.stem not in ("_modidx",))
 SHOWN = [module for module in MODULES if module.startswith("videossr.viewers")]  # widgets
-TRAINED = ["videossr.grpo", "videossr.memory", "videossr.runs", "videossr.launch", "videossr.sweep", "videossr.first_gpu", "videossr.push", "videossr.peers"]  # these stand on TRL
+TRAINED = ["videossr.grpo", "videossr.memory", "videossr.reliance", "videossr.runs", "videossr.launch", "videossr.sweep", "videossr.first_gpu", "videossr.push", "videossr.peers"]  # these stand on TRL
 
 
 def test_the_blocker_blocks():

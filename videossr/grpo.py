@@ -33,7 +33,7 @@ from .families import family_of
 from .files import read_json
 from .folders import remove, write_whole
 from .policy import Policy, Prompt, check_generation, check_parse, collate, end_ids, load_policy, never_sampled
-from .policy import sample_answers, unwrapped
+from .policy import sample_answers, texts_of, unwrapped
 from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
@@ -553,6 +553,24 @@ def _all_ended(self: VideoGRPOTrainer, ended: torch.Tensor) -> bool:
     "Whether every answer of every process has ended."
     return bool(self.accelerator.gather(ended.all()[None]).all())
 
+
+@patch
+@contextlib.contextmanager
+def _whole(self: VideoGRPOTrainer) -> Iterator[tuple[Policy, Callable[[torch.Tensor], bool] | None]]:
+    "The policy of this moment, to be sampled from, and what ends its answers where processes share its weights; all processes must enter."
+    shared = self.is_fsdp_enabled or getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3
+    with (
+        unwrap_model_for_generation(self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation) as model,
+        self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        _gathered(model),
+        self.accelerator.autocast(),  # as in the loss
+    ):
+        policy = replace(self.policy, model=unwrapped(model))
+        training = policy.model.training
+        policy.model.eval()
+        yield policy, self._all_ended if shared else None
+        policy.model.train(training)
+
 # %% ../nbs/41_grpo.ipynb #27447dea
 @patch
 def _seed_of(self: VideoGRPOTrainer, group: int) -> list[int]:
@@ -563,27 +581,48 @@ def _seed_of(self: VideoGRPOTrainer, group: int) -> list[int]:
 @patch
 def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any) -> tuple[list[list[int]], None]:
     "One prefill a prompt, then the group side by side."
-    answers, shared = [], self.is_fsdp_enabled or getattr(self.args.deepspeed_plugin, "zero_stage", 0) == 3
+    answers, training, groups = [], self.model.training, range(len(self._work.prompts))
     how = {"temperature": self.temperature, "max_new_tokens": self.max_completion_length, "generation": _generation(self.args), "scores": True}
-    with (
-        unwrap_model_for_generation(self.model_wrapped, self.accelerator, self.args.ds3_gather_for_generation) as model,
-        self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        _gathered(model),
-        self.accelerator.autocast(),  # as in the loss
-    ):
-        policy, groups = replace(self.policy, model=unwrapped(model)), range(len(self._work.prompts))
-        training = policy.model.training
-        policy.model.eval()
+    with self._whole() as (policy, stop):
         for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
             mine = groups[at : at + self.args.rollout_groups]
             seeds = [self._seed_of(group) for group in mine] if training and self.args.seed_per_prompt else None
-            said = sample_answers(policy, self._batch(mine), num_generations, stop=self._all_ended if shared else None, seeds=seeds, **how)
+            said = sample_answers(policy, self._batch(mine), num_generations, stop=stop, seeds=seeds, **how)
             answers += [row[:length] for row, length in zip(said.tokens.tolist(), said.lengths.tolist(), strict=True)]
             self._work.scores += list(said.entropies)
-        policy.model.train(training)
     prompts, rest = sum(map(len, self._work.prompts)), sum(map(len, answers))
     self._count(prompts + rest, num_generations * prompts + rest)
     return answers, None
+
+# %% ../nbs/41_grpo.ipynb #1f7347f5
+@patch
+def answers_to(
+    self: VideoGRPOTrainer,
+    questions: Sequence[Any],  # the same in each process, all of which must call; at least one
+    encode: Callable[[Policy, Any], Prompt],  # makes the prompt of a question
+) -> list[str]:  # in the order of the questions
+    "Greedy replies of the policy as it is now, at most as long as in training. Nothing of the training changes, its random numbers included."
+    share = -(-len(questions) // self.accelerator.num_processes)
+    mine = [*questions[self.accelerator.process_index * share :][:share]]
+    mine += [questions[0]] * (share - len(mine))  # as many passes in each process, or one would wait for another
+    texts, at_once = [], self.args.rollout_groups
+    with _checkpointing_kept(self.model), self._whole() as (policy, stop):
+        for at in range(0, share, at_once):
+            batch = collate([encode(policy, one) for one in mine[at : at + at_once]], policy.pad_id, self.accelerator.device)
+            texts += texts_of(policy, sample_answers(policy, batch, temperature=0.0, max_new_tokens=self.max_completion_length, stop=stop).tokens)
+    return gather_object(texts)[: len(questions)]
+
+
+@patch
+def also_log(
+    self: VideoGRPOTrainer,
+    numbers: Mapping[str, float],  # name -> value; the same in each process
+) -> None:
+    "Adds numbers to the log of the step in work; before the first step they are logged by themselves."
+    if self.state.global_step == 0:
+        return self.log(dict(numbers))
+    for name, value in numbers.items():
+        self._metrics["train"][name].append(value)
 
 # %% ../nbs/41_grpo.ipynb #2504c615
 @patch
@@ -850,14 +889,14 @@ class _EpochSampler(RepeatSampler):
 
 
 class _AllStepsDone(Exception):
-    "The checkpoint to go on from is at the last step."
+    "The checkpoint to go on from is at the last step, or at one where a callback stopped."
 
 
 class _EndBeforeOneTooMany(TrainerCallback):
     "Stops once the checkpoint is loaded: transformers would look at the number of steps only after one more."
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps or control.should_training_stop:  # so says a callback before this one
             raise _AllStepsDone
 
 # %% ../nbs/41_grpo.ipynb #97fe3fd5

@@ -29,12 +29,12 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
 # %% auto #0
-__all__ = ['PRESETS', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types', 'read_changes',
-           'settings_of', 'changed_settings', 'claim_run', 'lock_of', 'release_run', 'on_cpu', 'check_device',
-           'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data', 'about_policy', 'policy_line',
-           'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config', 'check_options', 'adapters', 'plan_of',
-           'check_room', 'hours_line', 'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run',
-           'draw_answers']
+__all__ = ['PRESETS', 'LOOKS_FILE', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types',
+           'read_changes', 'settings_of', 'changed_settings', 'claim_run', 'lock_of', 'release_run', 'on_cpu',
+           'check_device', 'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data',
+           'about_policy', 'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config',
+           'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line', 'looks_of', 'train_policy',
+           'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/53_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
@@ -60,6 +60,7 @@ from videossr.mixing import (
 from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
 from .policy import Policy, check_parse, end_ids, load_policy, never_sampled, published_dtype, tiny_policy
 from .records import lock_file
+from .reliance import Reliance, draw_reliance, read_looks
 from .rewards import REWARDS, blind_floor, make_reward, parse_reply, replaced_rewards
 from .rows import View
 from .settings import options_text, read_named, read_options
@@ -106,6 +107,10 @@ class TrainSettings:
     data: str = ""  # rows of one's own: a file, folder or dataset, several with commas between; empty: pretext samples alone
     pretext: float | None = None  # share of the training prompts that are pretext samples, where there is `data`; None: half of them
     answer: str = ""  # how rows are scored, a key of `ANSWER_REWARDS`; empty: "auto", by the shape of each answer
+    reliance_every: int = 0  # GRPO steps from one look at what the policy owes to the video to the next; 0: nobody looks
+    reliance_samples: int = 24  # held-out pretext samples of each task and type that a look asks about, in four ways each
+    reliance_alarm: str = "log"  # an alarm is a line in the log, or, with "stop", the end of the training too
+    plateau: int = 0  # looks without a clearly better score, after which the training ends; 0: it takes all its steps
 
 # %% ../nbs/53_runs.ipynb #7c133f1a
 PRESETS: dict[str, TrainSettings] = {
@@ -119,11 +124,11 @@ PRESETS: dict[str, TrainSettings] = {
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "adaptive": ("", *KINDS), "dtype": ("float32", "bfloat16"), "final_dtype": ("", "float32", "bfloat16", "float16"), "markers": MARKERS,
-    "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"), "control": ("", *CONTROLS),
+    "device": ("", "cpu"), "parse": ("paper", "lenient"), "grpo": ("demo", "paper"), "control": ("", *CONTROLS), "reliance_alarm": ("log", "stop"),
 }  # fmt: skip
 _LEAST = {
     "n_train": 1, "n_held_out": 1, "warm_steps": 0, "steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "beta": 0, "max_new_tokens": 1, "refill": 0,
-    "lora_rank": 0, "save_steps": 1, "rollout_steps": 1,
+    "lora_rank": 0, "save_steps": 1, "rollout_steps": 1, "reliance_every": 0, "reliance_samples": 1, "plateau": 0,
 }  # fmt: skip
 
 # %% ../nbs/53_runs.ipynb #93e76de3
@@ -150,6 +155,8 @@ def _with_data(made: TrainSettings, given: Mapping[str, Any]) -> TrainSettings:
         raise ValueError(f"pretext is {made.pretext:g}; it is a share of the training prompts, from 0 to 1")
     if made.answer not in ("", *ANSWER_REWARDS):
         raise ValueError(f"no answer {made.answer!r}; choose from {', '.join(ANSWER_REWARDS)}, or leave it empty")
+    if made.reliance_every and not made.pretext:
+        raise ValueError("reliance_every asks pretext samples, and with pretext=0 there are none; leave it out")
     if made.adaptive:
         raise ValueError(f"adaptive is {made.adaptive!r}, and rows of your own have no difficulty that could follow the rewards; leave adaptive or data out")
     unused = {0.0: ("mix", "difficulty", "strict"), 1.0: ("reward",)}.get(made.pretext, ())
@@ -194,6 +201,8 @@ def train_settings(
         raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
     if made.control == "frozen_vision" and made.lora_rank:
         raise ValueError("control=frozen_vision trains all other weights; leave lora_rank out")
+    if not made.reliance_every and (unused := [name for name in ("reliance_samples", "reliance_alarm", "plateau") if changes.get(name)]):
+        raise ValueError(f"{', '.join(unused)} would change nothing: reliance_every is 0, so nobody looks while the run trains")
     if made.prefetch < 0:
         raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
     return _with_data(made, changes)
@@ -265,6 +274,7 @@ def _lines(path: Path) -> list[str]:
 
 
 _PARTS = ("samples", "records", "figures", "checkpoints", "tensorboard")  # folders of a run
+LOOKS_FILE = "reliance.jsonl"  # of a run that looks at what its policy owes to the video
 
 # %% ../nbs/53_runs.ipynb #3973cdeb
 _CLAIMS: dict[Path, IO] = {}  # lock files of the runs that this process has taken
@@ -405,7 +415,7 @@ class Run:
         return {name: before[name] for name in ("reward_functions",) if name in before}
 
     def _clear(self) -> dict[str, Any]:
-        for name in (*_PARTS, "wandb", self.log_path.name, self.rollouts_path.name, "results.json", "config.json"):
+        for name in (*_PARTS, "wandb", self.log_path.name, self.rollouts_path.name, LOOKS_FILE, "results.json", "config.json"):
             remove(self.path(name))
         return {}
 
@@ -872,6 +882,19 @@ def _record_rewards(run: Run, reward: Sequence[Callable] | None) -> None:
     if int(os.environ.get("RANK", 0)) == 0 and any(now.values()):
         run.write_json("config.json", {**config, **{name: value for name, value in now.items() if value}})
 
+# %% ../nbs/53_runs.ipynb #2903afc6
+def looks_of(
+    run: Run,  # with its held-out samples
+    settings: TrainSettings,
+    seed: int,
+) -> list[Reliance]:  # the callback that looks, or none
+    "What a run asks while it trains. Raises `ValueError` where the held-out videos are too few."
+    if not settings.reliance_every:
+        return []
+    samples = [one for one in load_samples(run.path("samples", "held_out.parquet")) if not is_own(one)]
+    how = {"alarm": settings.reliance_alarm, "plateau": settings.plateau, "strict": settings.strict, "parse": settings.parse, "seed": seed}
+    return [Reliance(evenly(samples, settings.reliance_samples), run.path(LOOKS_FILE), settings.reliance_every, **how)]
+
 # %% ../nbs/53_runs.ipynb #a4a9e752
 def _check_gathered(trainer: VideoGRPOTrainer) -> None:
     "Raises `ValueError` where processes share the weights and would not put them together in the end: hours later there would be no policy to keep; and for adapters with FSDP, which cannot sample."
@@ -904,16 +927,17 @@ def train_policy(
     if settings.control == "frozen_vision":
         policy.model.model.visual.requires_grad_(False)
     check_room(plan_of(run, policy, train, settings, seed, **changes), policy)
-    rollouts = RolloutLog(run, settings.rollout_steps, settings.parse)
+    asking = [RolloutLog(run, settings.rollout_steps, settings.parse), *looks_of(run, settings, seed)]
     rungs = run.read_json("samples/rungs.json") if settings.adaptive else None
     curriculum = curriculum_of(train, rungs or [], settings.adaptive, settings.strict) if settings.adaptive else None
     with _curves_in(run):
         trainer = VideoGRPOTrainer(
-            policy, rewards, config, question_rows(train) if settings.data else to_trl_dataset(train), callbacks=[RunLog(run, progress), rollouts],
+            policy, rewards, config, question_rows(train) if settings.data else to_trl_dataset(train), callbacks=[RunLog(run, progress), *asking],
             peft_config=adapters(settings), curriculum=curriculum, encode=partial(encode_stored, view=view_of(settings)) if settings.data else None,
         )  # fmt: skip
         _check_gathered(trainer)
-        rollouts.trainer = trainer
+        for one in asking:
+            one.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
             trainer.remove_callback(shown)
         trainer.train(resume_from_checkpoint=True)
@@ -1031,6 +1055,8 @@ def finish(
     if rows := [one for one in held_out if is_own(one)]:
         more["own_floors"] = own_floors(rows, own)
     more["processes"] = sorted({row["processes"] for row in run.log_rows() if "processes" in row})  # more than one number where it was resumed by others
+    if stops := [f"at step {row['step']}: {row['stop']}" for row in read_looks(run.path(LOOKS_FILE)) if row["stop"]]:
+        more["stopped"] = stops[0]  # before its last step
     found = results(before, after, floors_of(train, held_out, own=own), players=players, seconds=round(seconds, 1), n_train=len(train), **more)
     if rows:  # the players know pretext tasks alone
         found["overall"] = {name: value for name, value in found["overall"].items() if name not in ("low_level", "player", "above_low_level", "mixture")}
@@ -1053,6 +1079,8 @@ def draw_run(
         floors, low_level = ({name: value for name, value in part.items() if config.get("data") and name in REWARDS} for part in (floors, low_level))
     if rows:
         figures.append(run.draw("reward", reward_curve(rows, floors, low_level)))
+    if looks := read_looks(run.path(LOOKS_FILE)):
+        figures.append(run.draw("reliance", draw_reliance(looks)))
     return [*figures, run.draw("before-after", before_after(found))]
 
 # %% ../nbs/53_runs.ipynb #2fccfe6a
