@@ -43,7 +43,7 @@ from .checkpoints import RANDOM, TOYS, dress_as_published, shipped
 from .controls import CONTROLS, controlled
 from .data import Mix, build_samples, find_groups, find_videos, get_mix, known_groups, load_samples, save_samples, split_videos, to_trl_dataset
 from .demo import demo_videos
-from .evaluate import Record, evaluate, make_record, read_records, read_results, results, sample_id, write_results
+from .evaluate import Record, make_record, read_records, read_results, results, sample_id, write_results
 from .families import MARKERS
 from .files import json_value, read_json, read_json_lines, read_lines
 from .floors import evenly, low_level_replies, mixture_replies
