@@ -75,7 +75,7 @@ _FIXED = {  # settings that no recipe takes, by the reason
     "the reward file scores pretext samples as their tasks do": "reward",
     "only this kit's trainer replaces groups without variance; switch on the filter of the other by hand": "refill",
     "the warm start is this kit's; give model the folder that a run kept": "warm_steps warm_rate",
-    "it is about runs of this kit": "prefetch rollout_steps final_dtype device markers grpo control",
+    "it is about runs of this kit": "prefetch rollout_steps final_dtype device markers grpo control reliance_every reliance_samples reliance_alarm plateau",
 }
 _COMMON = ("lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 max_grad_norm temperature top_p top_k epsilon epsilon_high loss_type "
            "scale_rewards num_iterations gradient_checkpointing")  # fmt: skip
