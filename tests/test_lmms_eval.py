@@ -87,6 +87,7 @@ def test_soups(name):
 
 ASKED = {  # benchmark -> its function, the YAML with what it is given, the row of an item
     "mvbench": ("mvbench_doc_to_text", "mvbench_action_antonym.yaml", lambda item: {"question": item.question, "candidates": list(item.options)}),
+    "tvbench": ("tvbench_doc_to_text", "_default_template_yaml", lambda item: {"question": item.question, "candidates": list(item.options)}),
     "tempcompass": ("tempcompass_doc_to_text_multi_choice", "_default_template_yaml", lambda item: {"question": item.question}),
     "videomme": ("videomme_doc_to_text", "videomme.yaml", lambda item: {"question": item.question, "options": [f"{label}. {text}" for label, text in zip(item.labels, item.options, strict=True)]}),
     "lvbench": ("lvbench_doc_to_text", "lvbench.yaml", lambda item: {"question": item.question}),
