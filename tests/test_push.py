@@ -256,6 +256,7 @@ def test_a_card_is_plain_whatever_stands_in_the_run(tmp_path):
     assert not re.search(r"(?<!\\)(\]\(https://evil|<img|\$1|`a)", text)
     rows = [line for line in text.splitlines() if "evil" in line and line.startswith("|")]
     assert rows and {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {len(re.findall(r"(?<!\\)\|", next(line for line in text.splitlines() if "blind floor |" in line)))}
+    assert not [row for row in rows if r"\\" in row], "escaped twice"
     assert r"m:f\*0.5, m:g\_h" in text, "the reward that it was trained with"
     run.write_json("config.json", config | {"model": "Qwen/Qwen3-VL-2B-Instruct", "data": f"{tmp_path}/mine.jsonl, me/rows"})
     text = push.model_card("me/looks", run.folder)

@@ -240,13 +240,11 @@ def model_card(
 # %% ../nbs/58_push.ipynb #60a9e0d4
 def _known(config: Mapping[str, Any], found: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
     "The parts of a card that a run tells."
-    shown = {**found, **{part: {plain_text(name): line for name, line in found.get(part, {}).items()} for part in ("tasks",)}}
-    shown["types"] = {plain_text(task): {plain_text(name): line for name, line in types.items()} for task, types in found.get("types", {}).items()}
     made = {**environment.get("packages", {}), "python": environment.get("python"), "GPU": ", ".join(environment.get("gpus", []))}
     versions = ", ".join(f"{plain_text(name)} {plain_text(version)}" for name, version in made.items() if version)
     return [
         f"A video language model, trained with GRPO on {_questions(config)}, after the paper [VideoSSR](https://arxiv.org/abs/2511.06281).\n",
-        "## Results\n", f"{_READ}\n", f"{results_table(shown)}\n",
+        "## Results\n", f"{_READ}\n", f"{results_table(found)}\n",
         "## Limits\n", "\n".join(f"- {line}" for line in _limits(config, found)) + "\n",
         "## Training\n", f"{_training(config)}\n", f"Made with {versions}. The run took {found['seconds'] / 60:.1f} minutes.\n",
     ]  # fmt: skip
