@@ -193,7 +193,8 @@ def train_settings(
     for name in ("learning_rate", "warm_rate"):
         if getattr(made, name) <= 0:
             raise ValueError(f"{name} is {getattr(made, name):g}; it should be more than 0")
-    if changes.get("warm_rate") and not made.warm_steps:
+    given = {name for name in changes if getattr(made, name) != getattr(PRESETS[preset], name)}
+    if "warm_rate" in given and not made.warm_steps:
         raise ValueError("warm_rate would change nothing: warm_steps is 0")
     if made.reward and made.adaptive:
         raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
@@ -201,7 +202,7 @@ def train_settings(
         raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
     if made.control == "frozen_vision" and made.lora_rank:
         raise ValueError("control=frozen_vision trains all other weights; leave lora_rank out")
-    if not made.reliance_every and (unused := [name for name in ("reliance_samples", "reliance_alarm", "plateau") if changes.get(name)]):
+    if not made.reliance_every and (unused := [name for name in ("reliance_samples", "reliance_alarm", "plateau") if name in given]):
         raise ValueError(f"{', '.join(unused)} would change nothing: reliance_every is 0, so nobody looks while the run trains")
     if made.prefetch < 0:
         raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
