@@ -356,6 +356,8 @@ def test_index_maps_every_notebook():
     rows = {(ROOT / "nbs" / link).resolve(): (title, module, what) for title, link, module, what in rows_of_index()}
     assert len(rows) == len(list(rows_of_index())), "a notebook with two rows"
     assert set(rows) == set(NOTEBOOKS) - {ROOT / "nbs" / "index.ipynb"}
+    tables = [source_of(cell) for cell in CELLS[ROOT / "nbs" / "index.ipynb"] if ".ipynb) |" in source_of(cell)]
+    assert all(re.match(r"## \w.*\n", table) and table.count("\n## ") == 0 for table in tables), "a heading for each table: .ci/site.py makes the navigation of them"
     for path, (title, module, what) in rows.items():
         exports = [name for cell in CELLS[path] for name in re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", source_of(cell), re.MULTILINE)]
         assert module == (f"`videossr.{exports[0]}`" if exports else ""), title
