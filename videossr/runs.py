@@ -74,7 +74,7 @@ class TrainSettings:
     "All there is to decide about a training run."
     model: str = RANDOM  # "tiny-random", of random weights, "tiny", which was shown painted pictures and comes with the package, a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
-    difficulty: str | None = None  # of all tasks; None: as the mix says
+    difficulty: str | None = None  # of all tasks; None: as the mix says; fields alone, as "max_pixels=6144", change what the mix says
     n_train: int = 600  # training prompts; with `adaptive`, of each rung
     n_held_out: int = 240  # held-out samples, from other videos; with `data`, pretext samples and, as far as there are, rows as well
     held_out: float = 0.25  # share of the videos
@@ -140,7 +140,7 @@ def _without_data(made: TrainSettings) -> TrainSettings:
     if unused := [name for name in ("pretext", "answer") if getattr(made, name) not in (None, "")]:
         raise ValueError(f"{', '.join(unused)} would change nothing: it is about rows of your own, and data is empty")
     if unused := [name for name in _VIEW if name in made.options]:
-        raise ValueError(f"{', '.join(unused)} would change nothing: data is empty, and the difficulty of pretext samples fixes their frames")
+        raise ValueError(f"{', '.join(unused)} would change nothing: data is empty, and the difficulty of pretext samples fixes their frames: give difficulty, as in difficulty=max_pixels=6144")
     if ready := made.reward and ready_rewards(made.reward):
         raise ValueError(f"reward {', '.join(ready)} scores rows of your own, and data is empty")
     return made
@@ -579,7 +579,10 @@ def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
     mix = get_mix(settings.mix)
     if tasks and not (mix := mix.only(tasks)).rows:
         raise ValueError(f"the mix {settings.mix} holds none of the tasks {', '.join(tasks)}")
-    return Mix(tuple(replace(row, difficulty=settings.difficulty or row.difficulty) for row in mix.rows))
+    given = settings.difficulty or ""
+    mix = Mix(tuple(replace(row, difficulty=f"{row.difficulty} {given}" if "=" in given.split(" ")[0] else given or row.difficulty) for row in mix.rows))
+    mix.check()
+    return mix
 
 # %% ../nbs/53_runs.ipynb #353558e8
 def about_policy(
