@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -253,7 +254,9 @@ def test_version_has_one_home():
     assert 'dynamic = ["version"]' in project and "videossr.__version__" in project
     stated = re.search(r"^version *= *(\S+)", (ROOT / "settings.ini").read_text(), re.MULTILINE)
     assert stated is None or stated.group(1) == version, "nbdev wants a version in settings.ini: keep it equal"
-    assert version not in (ROOT / "README.md").read_text()
+    assert re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1) == version
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert not [page for page in ("README.md", "RESULTS.md", "LIMITS.md") if version in (ROOT / page).read_text()]
 
 
 @pytest.mark.skipif(tomllib is None, reason="tomllib is new in Python 3.11")
@@ -332,22 +335,94 @@ def test_links(path):
     check_links(path, path.read_text(encoding="utf-8"))
 
 
+FRONT = {path: (ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "RESULTS.md", "LIMITS.md", "environments/README.md")}
+FRONT["nbs/index.ipynb"] = "\n\n".join(source_of(cell) for cell in CELLS[ROOT / "nbs" / "index.ipynb"] if cell["cell_type"] == "markdown")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_readme_has_the_two_commands(command):
-    assert command in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("page", ["README.md", "nbs/index.ipynb"])
+def test_the_two_commands(page, command):
+    assert command in FRONT[page].splitlines()
 
 
-def test_readme_maps_every_chapter():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [name_of(path) for path in NOTEBOOKS if name_of(path) not in text]
+def rows_of_index():
+    "Title, link, module (or nothing) and the rest of each table row that begins with a notebook."
+    for title, link, rest in re.findall(r"^\| \[([^]]+)\]\(([^)]+\.ipynb)\) \| (.+) \|$", FRONT["nbs/index.ipynb"], re.MULTILINE):
+        yield title, link, *(rest.split(" | ") if rest.count(" | ") else ("", rest))
 
 
-def test_readme_opens_with_a_sentence_and_a_picture():
-    lines = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
+def test_index_maps_every_notebook():
+    "Each notebook has one row of its own, with the module that it exports, and what it gives."
+    rows = {(ROOT / "nbs" / link).resolve(): (title, module, what) for title, link, module, what in rows_of_index()}
+    assert len(rows) == len(list(rows_of_index())), "a notebook with two rows"
+    assert set(rows) == set(NOTEBOOKS) - {ROOT / "nbs" / "index.ipynb"}
+    tables = [source_of(cell) for cell in CELLS[ROOT / "nbs" / "index.ipynb"] if ".ipynb) |" in source_of(cell)]
+    assert all(re.match(r"## \w.*\n", table) and table.count("\n## ") == 0 for table in tables), "a heading for each table: .ci/site.py makes the navigation of them"
+    for path, (title, module, what) in rows.items():
+        exports = [name for cell in CELLS[path] for name in re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", source_of(cell), re.MULTILINE)]
+        assert module == (f"`videossr.{exports[0]}`" if exports else ""), title
+        assert len(what) > 10, title
+
+
+def test_readme_is_a_front_door():
+    "A sentence, a picture, what ran where, a command, in this order; a viewer; and no more words than two screens hold."
+    lines = [line for line in FRONT["README.md"].splitlines() if line.strip()]
     assert lines[0].startswith("# ") and lines[1].rstrip(" *").endswith(".")
     picture = next(place for place, line in enumerate(lines) if "![" in line or "<img" in line)
-    command = lines.index(COMMANDS[0])
-    assert picture < command
+    honest = next(place for place, line in enumerate(lines) if "**Not run:**" in line and "(LIMITS.md)" in line)
+    assert 1 < picture < honest < lines.index(COMMANDS[0]) < 12
+    assert "AnomalyViewer(sample" in FRONT["README.md"]
+    assert {"LIMITS.md", "RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "nbs/index.ipynb"} <= set(re.findall(r"\]\(([^)#]+)\)", FRONT["README.md"]))
+    assert len(FRONT["README.md"].split()) < 1000
+
+
+@pytest.mark.parametrize("page", FRONT)
+def test_pages_are_plain(page):
+    assert "&nbsp;" not in FRONT[page] and "<img" not in FRONT[page]
+
+
+def test_results_say_when_and_conclude():
+    "Each section of RESULTS.md has a date, a table or picture, and a conclusion in bold."
+    sections = re.split(r"^## ", FRONT["RESULTS.md"], flags=re.MULTILINE)[1:]
+    assert len(sections) > 5
+    for section in sections:
+        assert re.search(r"\b2026-\d\d-\d\d\b", section), section[:60]
+        assert re.search(r"^(\| -{3}|!\[)", section, re.MULTILINE) and re.search(r"^\*\*.+?[.:]?\*\*", section, re.MULTILINE), section[:60]
+
+
+def commands_of(text):
+    "Lines of the code blocks, and code within the text, that call this project by papermill, a module or a recipe."
+    blocks = [line for block in re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [command for command in (*blocks, *spans) if re.search(r"papermill nbs/|-m videossr\.|environments/", command)]
+
+
+@pytest.mark.parametrize(("page", "command"), [(page, command) for page, text in FRONT.items() for command in dict.fromkeys(commands_of(text))])
+def test_named_commands_exist(page, command):
+    "Notebooks, modules, recipes and configurations that a command names exist, and so do its parameters, with values of their types."
+    words = shlex.split(command.split("&&")[-1])
+    for word in words:
+        if re.match(r"(nbs|environments)/", word):
+            assert (ROOT / word).exists(), word
+        if re.match(r"videossr\.\w+$", word):
+            assert ROOT / "videossr" / (word.removeprefix("videossr.") + ".py") in MODULES, word
+    notebook = next((word for word in words if re.match(r"nbs/.+\.ipynb", word)), "nbs/train.ipynb")
+    types = {"str": str, "int": int, "float": float, "bool": bool}
+    kinds = {name: types[kind] for name, (kind, _) in parameters_of(Path(notebook).relative_to("nbs")).items()}
+    if notebook == "nbs/train.ipynb":
+        kinds |= {**runs.setting_types(), "tasks": str}
+    given = [(words[place + 1], words[place + 2]) for place, word in enumerate(words) if word == "-p" and len(words) > place + 2]
+    assert len(given) == words.count("-p") or words == ["-p", "name", "value"]
+    for name, value in given:
+        if (name, value) != ("name", "value"):  # as one writes of any of them
+            assert name in kinds, name
+            assert kinds[name] in (str, bool) or kinds[name](value) is not None
+
+
+def test_every_picture_is_shown():
+    "A picture that no page shows is weight."
+    text = "".join(FRONT.values()) + "".join(source_of(cell) for cells in CELLS.values() for cell in cells if cell["cell_type"] == "markdown")
+    assert not [name_of(path) for path in FILES if path.suffix == ".png" and path.name not in text]
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes

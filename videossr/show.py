@@ -51,7 +51,7 @@ def color_of(
 def _few_colors(pixels: Image.Image) -> Image.Image:
     "At most 256 colours; white and those of `PALETTE` stay exact, although text and bars cover few pixels."
     exact = np.array([[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in ("#ffffff", *PALETTE.values())], np.uint8)
-    few = pixels.quantize(256 - len(exact), dither=Image.Dither.NONE)
+    few = pixels.quantize(256 - len(exact), Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # thin text keeps its colour
     colors = np.zeros((256, 3), np.uint8)
     free = np.reshape(few.getpalette(), (-1, 3))
     colors[: len(free)], colors[-len(exact) :] = free, exact
@@ -76,7 +76,7 @@ class Picture(Figure):
 
 # %% ../nbs/02_show.ipynb #d183c997
 def _picture(width: float, height: float) -> Picture:  # inches
-    return Picture(figsize=(width, height), dpi=76, facecolor="white")
+    return Picture(figsize=(width, height), dpi=100, facecolor="white")
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -183,7 +183,7 @@ def _draw_times(
         axes.grid(axis="x", color=PALETTE["faint"], alpha=0.35, linewidth=0.6)
 
 # %% ../nbs/02_show.ipynb #501b21b4
-_WIDTH, _LEFT, _RIGHT = 10.0, 0.95, 0.2  # inches: the figure, and its margins
+_WIDTH, _LEFT, _RIGHT = 8.0, 0.95, 0.2  # inches: the figure, and its margins
 
 
 def _wrap(text: str, width: float = _WIDTH - 0.3) -> str:
@@ -388,17 +388,17 @@ def reward_curve(
     series = _series(rows, prefix)
     if not series:
         raise ValueError(f"no reward to draw: none of {len(rows)} log rows has a number under a key that starts with {prefix!r}")
-    narrow, between = (1, "\n") if len(series) > 3 else (0, "   ")  # name and floor need a line each
-    figure = _picture(_WIDTH, (3.1 if low_level else 2.9) + 0.2 * narrow)
+    lines = 1 + bool(floors) + bool(low_level)  # above each panel: name and floors
+    figure = _picture(_WIDTH, 2.7 + 0.17 * lines)
     room = (_WIDTH - 0.6) / len(series)
     for column, (name, (steps, values)) in enumerate(series.items()):
-        axes = _axes(figure, 0.6 + column * room, (0.55 if low_level else 0.35) + 0.2 * narrow, room - 0.3, 2.05)
+        axes = _axes(figure, 0.6 + column * room, 0.15 + 0.17 * lines, room - 0.3, 2.05)
         axes.plot(steps, values, "o", color=color_of(name), alpha=0.3, markersize=3, markeredgewidth=0)
         axes.plot(steps, _rolling(values, window or max(1, len(values) // 10)), color=color_of(name), linewidth=2)
         title = name
         if floors and name in floors:
             axes.axhline(floors[name], color=PALETTE["ink"], linestyle="--", linewidth=1)
-            title += f"{between}(dashed: blind floor {floors[name]:.2f})"
+            title += f"\n(dashed: blind floor {floors[name]:.2f})"
         if low_level and name in low_level:
             axes.axhline(low_level[name], color=PALETTE["ink"], linestyle=":", linewidth=1.2)
             title += f"\n(dotted: low-level floor {low_level[name]:.2f})"
@@ -432,8 +432,8 @@ def before_after(
 ) -> Figure:
     "Mean reward before and after by task and type with 95 % intervals, floors and gains."
     rows = _result_rows(results)
-    figure = _picture(_WIDTH, 0.95 + 0.36 * len(rows))
-    axes = _axes(figure, 1.6, 0.4, _WIDTH - 1.6 - 3.1, 0.36 * len(rows))
+    figure = _picture(_WIDTH, 1.1 + 0.36 * len(rows))
+    axes = _axes(figure, 1.45, 0.55, _WIDTH - 1.45 - 2.9, 0.36 * len(rows))
     for line, (label, color, scores, heavy) in enumerate(rows):
         _draw_score(axes, line - 0.13, scores["before"], PALETTE["before"], False)
         _draw_score(axes, line + 0.13, scores["after"], color, True)
@@ -448,7 +448,7 @@ def before_after(
         axes.text(1.02, line, text, ha="left", **{**style, "weight": "normal"})
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     axes.set_xlabel("mean reward on held-out videos, with 95 % intervals", fontsize=8.5)
-    axes.text(1.02, -0.62, "gain, n questions (of so many videos)" if "videos" in rows[-1][2] else "gain", fontsize=8.5, color=PALETTE["ink"])
-    axes.text(0, -0.62, "open: before     filled: after     upright tick: blind floor     dotted: low-level floor", fontsize=8.5, color=PALETTE["ink"])
+    _write(figure, 0.1, 0.08, "open: before     filled: after     upright tick: blind floor     dotted: low-level floor", fontsize=8.5)
+    _write(figure, _WIDTH - 2.82, 0.3, "gain, n questions (of so many videos)" if "videos" in rows[-1][2] else "gain", fontsize=8.5)
     _style(axes, "x")
     return figure

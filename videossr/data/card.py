@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,15 +87,17 @@ def draw_spread(
 ) -> Figure:
     "A small bar chart for each distribution, side by side."
     names = sorted(spread)
-    figure = Picture(figsize=(2.4 * max(1, len(names)), 2.1), dpi=76, facecolor="white", layout="constrained")
+    figure = Picture(figsize=(1.9 * max(1, len(names)), 1.9), dpi=100, facecolor="white", layout="constrained")
     for place, name in enumerate(names, 1):
         axes = figure.add_subplot(1, len(names), place)
         values = sorted(spread[name])
         width = 0.8 * min(np.diff(values), default=1)
         axes.bar(values, [spread[name][value] for value in values], width=width, color=color_of(name.split(":")[0]))
         task, _, what = name.partition(": ")
-        axes.set_title(f"{task}\n{what}", fontsize=8)
-        axes.tick_params(labelsize=7)
+        axes.set_title(task, fontsize=9, color=color_of(task))
+        axes.set_xlabel(textwrap.fill(what, 24), fontsize=8)
+        axes.set_ylabel("samples" if place == 1 else "", fontsize=8)
+        axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
