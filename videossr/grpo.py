@@ -95,10 +95,11 @@ def warm_start(
     batch_size: int = 4,  # prompts a step
     n_answers: int = 16,  # borrowed answers a prompt, in one packed sequence
     learning_rate: float = 1e-3,
+    borrow: bool = True,  # False: the sample's own answer, which teaches the task and not its format alone; `n_answers` of 1 then does
     seed: int = 0,  # of the order and of the borrowed answers
     progress: bool = True,
 ) -> list[float]:  # loss of each step in nats a token
-    "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video."
+    "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video; or on true ones."
     rng, banned, pad = np.random.default_rng(seed), never_sampled(policy), policy.pad_id
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, weight_decay=0.0)
     samples = [one if isinstance(one, Sample) else SimpleNamespace(task=_kind(one), answer=str(one["answer"]), recipe={}) for one in samples]
@@ -106,7 +107,8 @@ def warm_start(
     policy.model.train()
     for step in tqdm(range(steps), "warm start", disable=not progress):
         rows = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
-        texts = [text for row in rows for text in borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng)]
+        lists = [borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng) if borrow else [samples[row].answer] * n_answers for row in rows]
+        texts = sum(lists, [])
         answers, mask = _tokens_of(policy, texts, len(rows))
         logps, _ = group_logps(policy.model, collate([prompts[row] for row in rows], pad, policy.device), answers, mask, banned)
         loss = -logps.sum() / mask.sum()

@@ -35,12 +35,12 @@ __all__ = ['pass_at_k', 'ask_often', 'guess_chances', 'pass_curve', 'draw_pass']
 def pass_at_k(
     n: int,  # answers sampled
     right: int,  # of these, 0 to n
-    k: int,  # 1 to n
+    tries: int,  # k, 1 to n
 ) -> float:  # in [0, 1]
     "The unbiased estimate of the chance that one of k answers is right. Raises `ValueError` for numbers that cannot be."
-    if not (0 <= right <= n and 1 <= k <= n):
-        raise ValueError(f"{right} right of {n}, k={k}: right should be 0 to n, and k 1 to n; sample more answers for a larger k")
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+    if not (0 <= right <= n and 1 <= tries <= n):
+        raise ValueError(f"{right} right of {n}, k={tries}: right should be 0 to n, and k 1 to n; sample more answers for a larger k")
+    return 1.0 - math.comb(n - right, tries) / math.comb(n, tries)
 
 # %% ../nbs/56_passk.ipynb #322e46c1
 def _known(path: Path, making: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
