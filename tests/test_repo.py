@@ -19,8 +19,8 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "versions", "files", "folders", "video", "demo", "show", "settings", "tables", "tasks", "rewards", "answers", "own_rewards", "controls", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "perception", "pretrain", "downstream", "records",
-    "backends", "viubench", "evaluate", "columns", "mixing", "reliance", "watch", "runs", "launch", "sweep", "first_gpu", "push", "peers",
+    "versions", "files", "folders", "video", "demo", "show", "settings", "tables", "tasks", "rewards", "answers", "own_rewards", "reward_options", "controls", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "perception", "pretrain", "downstream", "records",
+    "backends", "viubench", "evaluate", "columns", "mixing", "reliance", "watch", "runs", "launch", "sweep", "passk", "first_gpu", "push", "peers",
     "benchmarks", "viewers",
 ]  # fmt: skip
 COMMANDS = [

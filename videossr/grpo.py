@@ -43,8 +43,8 @@ from .versions import RELIED_ON, advice, must_have, relying_on
 from .video import VideoError
 
 # %% auto #0
-__all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'lost_steps', 'VideoGRPOTrainer',
-           'replace_groups', 'group_totals', 'last_checkpoint']
+__all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'generation_of', 'lost_steps',
+           'VideoGRPOTrainer', 'replace_groups', 'group_totals', 'last_checkpoint']
 
 # %% ../nbs/41_grpo.ipynb #c7d8e9f1
 with relying_on("transformers"):
@@ -95,10 +95,11 @@ def warm_start(
     batch_size: int = 4,  # prompts a step
     n_answers: int = 16,  # borrowed answers a prompt, in one packed sequence
     learning_rate: float = 1e-3,
+    borrow: bool = True,  # False: the sample's own answer, which teaches the task and not its format alone; `n_answers` of 1 then does
     seed: int = 0,  # of the order and of the borrowed answers
     progress: bool = True,
 ) -> list[float]:  # loss of each step in nats a token
-    "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video."
+    "Supervised steps on borrowed answers: the policy learns the format of each task and nothing about any video; or on true ones."
     rng, banned, pad = np.random.default_rng(seed), never_sampled(policy), policy.pad_id
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=learning_rate, weight_decay=0.0)
     samples = [one if isinstance(one, Sample) else SimpleNamespace(task=_kind(one), answer=str(one["answer"]), recipe={}) for one in samples]
@@ -106,7 +107,8 @@ def warm_start(
     policy.model.train()
     for step in tqdm(range(steps), "warm start", disable=not progress):
         rows = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
-        texts = [text for row in rows for text in borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng)]
+        lists = [borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng) if borrow else [samples[row].answer] * n_answers for row in rows]
+        texts = sum(lists, [])
         answers, mask = _tokens_of(policy, texts, len(rows))
         logps, _ = group_logps(policy.model, collate([prompts[row] for row in rows], pad, policy.device), answers, mask, banned)
         loss = -logps.sum() / mask.sum()
@@ -250,7 +252,7 @@ def _check_settings(args: VideoGRPOConfig) -> None:
         if not getattr(args, name) >= least:
             raise ValueError(f"{name} is {getattr(args, name)!r}; the least is {least:g}")
     try:
-        check_generation(_generation(args))
+        check_generation(generation_of(args))
     except ValueError as error:
         raise ValueError(f"sampling (top_k, top_p, min_p, repetition_penalty and generation_kwargs): {error}") from error
     if (other := (args.generation_kwargs or {}).get("temperature", args.temperature)) != args.temperature:
@@ -274,7 +276,7 @@ def _check_seeds(args: VideoGRPOConfig) -> None:
         )
 
 
-def _generation(args: VideoGRPOConfig) -> dict[str, Any]:
+def generation_of(args: VideoGRPOConfig) -> dict[str, Any]:
     "How answers are sampled, in the words of a `GenerationConfig`."
     named = {name: getattr(args, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return {**named, **(args.generation_kwargs or {})}
@@ -437,7 +439,7 @@ class VideoGRPOTrainer(GRPOTrainer):
                 raise ValueError("rows of one's own need a reward of their own: videossr_reward reads the columns task and answer; give reward_funcs")
             check_parse(policy, "paper" if reward is videossr_reward else getattr(reward, "parse", ""))
         self.policy, self.curriculum, self._plan = policy, curriculum, []
-        self._banned = never_sampled(policy, _generation(args))
+        self._banned = never_sampled(policy, generation_of(args))
         self._work, self._sampled, self._tokens, self._resumed = _Work([], []), (-1, []), np.zeros(2), None
         let_score(policy.model)
         with _reference_in_memory(policy.model):
@@ -582,7 +584,7 @@ def _seed_of(self: VideoGRPOTrainer, group: int) -> list[int]:
 def _generate_single_turn(self: VideoGRPOTrainer, prompt_ids: list, images: None, multimodal_fields: dict, num_generations: int, *_: Any) -> tuple[list[list[int]], None]:
     "One prefill a prompt, then the group side by side."
     answers, training, groups = [], self.model.training, range(len(self._work.prompts))
-    how = {"temperature": self.temperature, "max_new_tokens": self.max_completion_length, "generation": _generation(self.args), "scores": True}
+    how = {"temperature": self.temperature, "max_new_tokens": self.max_completion_length, "generation": generation_of(self.args), "scores": True}
     with self._whole() as (policy, stop):
         for at in range(0, len(groups), self.args.rollout_groups):  # a cache of all prompts of a large step would not fit
             mine = groups[at : at + self.args.rollout_groups]

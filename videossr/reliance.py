@@ -108,21 +108,16 @@ def alarm_of(
     lines: Sequence[Mapping[str, Any]],  # of one task, from `look_line`, in order
 ) -> str:  # empty: nothing is wrong
     "What is wrong at the last look."
-    def is_clear(some: Sequence[Mapping[str, Any]]) -> bool:
-        return len(some) == LOOKS and all(one["gap"]["low"] > 0 for one in some)
-
-    def is_above(columns: Sequence[str]) -> bool:
-        return all(one["columns"][column]["low"] > one["floor"] for one in last for column in columns)
-
     last, now = lines[-LOOKS:], lines[-1]
-    told = ", ".join(f"{now['columns'][column]['mean']:.2f} {said}" for column, said in _SAID.items()) + f"; a constant answer gets {now['floor']:.2f}"
-    if len(last) == LOOKS and is_above(WITHOUT):
-        return f"a leak: {told}"
-    if len(last) < LOOKS or any(one["gap"]["low"] > 0 for one in last):
+    if len(last) < LOOKS:
         return ""
-    if is_above(["full"]):
-        return f"a shortcut: {told}"
-    if any(is_clear(lines[at : at + LOOKS]) for at in range(len(lines) - LOOKS)):
+    told = ", ".join(f"{now['columns'][column]['mean']:.2f} {said}" for column, said in _SAID.items()) + f"; a constant answer gets {now['floor']:.2f}"
+    unseen = all(one["gap"]["low"] <= 0 for one in last)
+    if any(all(one["columns"][column]["low"] > one["floor"] for one in last) for column in WITHOUT):
+        return f"{'a shortcut' if unseen else 'a leak'}: {told}"
+    gaps = [one["gap"] for one in lines[:-LOOKS]]
+    clear = [min(one["mean"], other["mean"]) for one, other in zip(gaps, gaps[1:]) if min(one["low"], other["low"]) > 0]  # LOOKS in a row
+    if unseen and clear and all(one["gap"]["high"] < max(clear) for one in last):
         return f"no longer watching: {told}"
     return ""
 

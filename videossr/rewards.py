@@ -10,8 +10,9 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -834,15 +835,16 @@ def _common_answers(samples: Sequence[Any], rng: np.random.Generator) -> tuple[l
     return [answer for answer, _ in often], np.array([count for _, count in often])
 
 
-def _blind_any(scored: Sequence[Any], learned: Sequence[Any], strict: bool, rng: np.random.Generator, parse: str = "paper") -> dict[str, Any]:
-    "Floors by calling the task's reward on true answers."
+def _blind_any(scored: Sequence[Any], learned: Sequence[Any], strict: bool, rng: np.random.Generator, parse: str = "paper", reward: Callable[..., float] | None = None) -> dict[str, Any]:
+    "Floors by calling a reward, else that of the task, on true answers."
     goals, often = _common_answers(scored, rng)
     same = learned is scored
     guesses, drawn = (goals, often) if same else _common_answers(learned, rng)
 
     def table(truths: list[str]) -> np.ndarray:
         "Score of each guess against each truth."
-        return np.array([[score_reply(scored[0].task, guess, truth, strict=strict, parse=parse) for truth in truths] for guess in guesses])
+        scored_by = reward or partial(score_reply, scored[0].task)
+        return np.array([[scored_by(guess, truth, strict=strict, parse=parse) for truth in truths] for guess in guesses])
 
     scores = table(goals)
     best = int(np.argmax(scores @ often if same else table(guesses) @ drawn))
@@ -883,6 +885,7 @@ def blind_floor(
     parse: str = "paper",  # used for tasks without a `blind` function; the others' answers read alike in both
     seed: int = 0,  # for draws where an exact expectation would be dear
     priors: Iterable[Any] | None = None,  # samples to learn from, say the training set; None: the samples themselves
+    rewards: Mapping[str, Callable[..., float]] | None = None,  # task -> reward(text, answer, *, strict, parse) in place of its own
 ) -> dict[str, dict[str, Any]]:  # task -> constant, random, prior and floor in [0, 1], and the best constant answer
     "What players who never look at the video score, by task; `floor` is the best of them. Raises `ValueError` for an unknown task."
     _check("", parse)
@@ -897,7 +900,8 @@ def blind_floor(
             raise ValueError(f"no reward for task {task!r}; known are {', '.join(sorted(REWARDS))}")
         rng = np.random.default_rng(seed)
         seen = learned.get(task, scored)
-        found = _BLIND[task](scored, seen, strict, rng) if task in _BLIND else _blind_any(scored, seen, strict, rng, parse)
+        other = (rewards or {}).get(task)
+        found = _BLIND[task](scored, seen, strict, rng) if task in _BLIND and other is None else _blind_any(scored, seen, strict, rng, parse, other)
         players = {player: min(1.0, max(0.0, float(found[player]))) for player in ("constant", "random", "prior")}
         floors[task] = {**players, "floor": max(players.values()), "answer": found["answer"]}
     return floors
