@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
@@ -253,6 +254,8 @@ def settings_of(
     if twice := sorted(set(given) & set(more)):
         raise ValueError(f"{', '.join(twice)} stands by itself and among the options; leave one out")
     given |= {name: value for name, value in more.items() if name in kinds}
+    if parameters.get("video_dir") and (parameters.get("preset") or "demo") == "demo":
+        given.setdefault("max_new_tokens", 16)  # 8 hold the answers about the demo's own videos, which last some seconds; 12.5-17.0 takes 10
     return train_settings(parameters.get("preset") or "demo", **given, options={name: value for name, value in more.items() if name not in kinds})
 
 # %% ../nbs/53_runs.ipynb #edb135d8
@@ -622,6 +625,17 @@ def _loaded(settings: TrainSettings, place: str | Path) -> Policy:
     return load_policy(place, dtype=settings.dtype, device="cpu" if on_cpu(settings) else None, markers=settings.markers)
 
 
+def _warn_of_cuts(policy: Policy, settings: TrainSettings, train: Sequence[Sample]) -> None:
+    "Says where a reply cannot be as long as a true answer and its end."
+    needed = {answer: len(policy.tokenizer(answer, add_special_tokens=False).input_ids) + 1 for answer in {sample.answer for sample in train}}
+    if cut := sum(needed[sample.answer] > settings.max_new_tokens for sample in train):
+        most = max(needed.values())
+        warnings.warn(
+            f"max_new_tokens is {settings.max_new_tokens}, and {cut} of {len(train)} true answers take more tokens, up to {most}: no reply can give those. "
+            f"Give max_new_tokens={most} or more", stacklevel=3,
+        )  # fmt: skip
+
+# %% ../nbs/53_runs.ipynb #f666abb8
 def make_policy(
     run: Run,
     settings: TrainSettings,
@@ -634,6 +648,7 @@ def make_policy(
     if not (is_tiny or settings.warm_steps):
         policy = _loaded(settings, settings.model)
         note_policy(run, policy, settings)
+        _warn_of_cuts(policy, settings, train)
         return policy, []
     if not start.exists():
         policy, losses = replace(tiny_policy(seed), markers=settings.markers) if is_tiny else _loaded(settings, settings.model), []
@@ -647,6 +662,7 @@ def make_policy(
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
     policy = _loaded(settings, start)
     note_policy(run, policy, settings)
+    _warn_of_cuts(policy, settings, train)
     return policy, run.read_json("warm-start.json")
 
 # %% ../nbs/53_runs.ipynb #1dba9a07

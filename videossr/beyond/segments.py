@@ -70,7 +70,7 @@ def ask_segments(recipe: dict[str, Any]) -> str:
     parts = [f"In one or more parts of this video {entry.text}.", others, entry.note, fading, "When does each of these parts start and end?", FORMAT]
     return " ".join(part for part in parts if part)
 
-
+# %% ../../nbs/25_beyond/03_segments.ipynb #ecc34c90
 class Segments(Task):
     "When is the video changed, as often as it is?"
     name = "segments"
@@ -199,6 +199,14 @@ def _constants(seen: np.ndarray) -> np.ndarray:
     cells = np.arange(_CELLS) * 48 // _CELLS
     return np.concatenate([nested, ((first[:, None] <= cells) & (cells < last[:, None])).astype(np.float32)])
 
+# %% ../../nbs/25_beyond/03_segments.ipynb #5811c74b
+def _true(answer: str) -> tuple[tuple[float, float], ...]:
+    "The true intervals; raises `ValueError` for what is none."
+    found = read_segments(answer)
+    if found is None or any(high <= low for low, high in found):
+        raise ValueError(f"the true answer {answer!r} is no list of intervals: it must read 'start-end, start-end' in seconds, as '2.0-4.5, 12.5-17.0'")
+    return found
+
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     "First place of each run of ones, and the place after its last."
@@ -222,15 +230,7 @@ def _blind_segments(scored: Sequence[Any], learned: Sequence[Any], strict: bool,
         found.append({"constant": float(_iou(best[None], true).mean()), "answer": said + " % of the clip" * (scale is None), "random": float(_iou(tried[_CELLS:], true).mean()), "prior": float(prior)})
     return max(found, key=lambda one: one["constant"])
 
-
-def _true(answer: str) -> tuple[tuple[float, float], ...]:
-    "The true intervals; raises `ValueError` for what is none."
-    found = read_segments(answer)
-    if found is None or any(high <= low for low, high in found):
-        raise ValueError(f"the true answer {answer!r} is no list of intervals: it must read 'start-end, start-end' in seconds, as '2.0-4.5, 12.5-17.0'")
-    return found
-
-
+# %% ../../nbs/25_beyond/03_segments.ipynb #2ed2bc94
 @reward_for("segments", parser=lambda text, answer, parse: read_segments(text, parse), blind=_blind_segments)
 def segments_reward(
     text: str,  # the reply

@@ -710,7 +710,7 @@ def draw_segments(
         for kind, k in zip(kinds, turn)
     ]
 
-
+# %% ../../nbs/10_tasks/01_grounding.ipynb #51c7b011
 _DECOYS = ("channel_swap", "mirror", "zoom_out", "rotate180")
 
 
