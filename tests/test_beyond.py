@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from videossr.beyond.backwards import BackwardsDifficulty, backwards_part, chain_cost, one_backwards, turn_cost
 from videossr.beyond.camera import MOTIONS, CameraDifficulty, moved, reach, registered, start_pose
 from videossr.beyond.patches import PatchesDifficulty, cell_span, exchange, seam_gains
+from videossr.beyond.segments import SegmentsDifficulty, read_segments, set_iou
 from videossr.data import MIXES, build_samples, count_refusals
 from videossr.data.export import exported_answer
 from videossr.demo import demo_videos, write_mp4
@@ -37,14 +38,16 @@ from videossr.viubench import (
     viubench_intervals,
 )
 
-NAMES = {"backwards": ("clip", "segment"), "camera": ("motion",), "patches": ("swap",)}
+NAMES = {"backwards": ("clip", "segment"), "camera": ("motion",), "patches": ("swap",), "segments": ("channel_swap", "mirror", "zoom_out", "rotate180")}
+SOLVED = ("backwards", "camera", "patches")  # by players that compare seams or pictures; these are in VIUBench's form too
 KINDS = [(task, type) for task, types in NAMES.items() for type in types]
 SMALL = {
     "backwards": BackwardsDifficulty(n_frames=16, max_pixels=64 * 64, n_clips=4, min_length=4, max_length=6),
     "camera": CameraDifficulty(n_frames=6, max_pixels=64 * 64),
     "patches": PatchesDifficulty(n_frames=4, max_pixels=96 * 96),
+    "segments": SegmentsDifficulty(n_frames=16, max_pixels=64 * 64, min_length=2, max_length=3),
 }
-ANSWERS = {"backwards clip": "3", "backwards segment": "2.0-4.5", "camera": "left 20", "patches": "2,6"}
+ANSWERS = {"backwards clip": "3", "backwards segment": "2.0-4.5", "camera": "left 20", "patches": "2,6", "segments": "2.0-4.5, 12.5-17.0"}
 each_kind = pytest.mark.parametrize(("task", "type"), KINDS, ids=[" ".join(kind) for kind in KINDS])
 
 
@@ -103,9 +106,9 @@ def test_source_is_left_alone_and_sizes_do_not_tell(task, type, samples):
 
 @each_kind
 def test_presets_make_samples_with_few_refusals(task, type, videos):
+    dials = {"backwards": {"min_length": 3, "max_length": 6}, "segments": {"min_length": 2, "max_length": 2, "most": 2, "decoys": 0, "fade": 0}}
     for name, level in TASKS[task].difficulties.items():
-        frames = min(level.n_frames, 16)
-        lengths = {"min_length": 3, "max_length": 6} if task == "backwards" else {}
+        frames, lengths = min(level.n_frames, 16), dials.get(task, {})
         small = replace(level, n_frames=frames, max_pixels=64 * 64 if name == "demo" else 128 * 128, **lengths)
         sample = make_sample(task, videos[0], type=type, difficulty=small)
         assert score_reply(task, sample.answer, sample.answer) == 1.0
@@ -116,18 +119,18 @@ def test_mixes(videos):
     built, refusals = build_samples(videos, "beyond", 30, progress=False)
     assert Counter((sample.task, sample.type) for sample in built) == dict.fromkeys([("backwards", "clip"), ("camera", "motion"), ("patches", "swap")], 10)
     assert sum(count_refusals(refusals).values()) <= 3
-    assert {row.task for row in MIXES["all-six"].rows} == {"grounding", "counting", "jigsaw", *NAMES}
+    assert {row.task for row in MIXES["all-six"].rows} == {"grounding", "counting", "jigsaw", *SOLVED}
     assert MIXES["all-six"].only(["camera"]).counts(7) == [7]
-    for name in ("beyond", "all-six"):
+    for name in ("beyond", "all-six", "segments"):
         MIXES[name].check()
 
 
-@each_kind
+@pytest.mark.parametrize(("task", "type"), [kind for kind in KINDS if kind != ("segments", "zoom_out")])  # a black border shows on grey
 def test_a_still_grey_film_is_refused(task, type, tmp_path):
     grey = write_mp4(tmp_path / "grey.mp4", np.full((48, 96, 128, 3), 90, np.uint8))
     with pytest.raises(Unsolvable) as refusal:
         make_sample(task, grey, type=type, difficulty=SMALL[task])
-    assert refusal.value.reason in {"no direction", "still scene", "moves look alike", "patches look alike"}
+    assert refusal.value.reason in {"no direction", "still scene", "moves look alike", "patches look alike", "grey video", "symmetric"}
 
 
 @each_kind
@@ -190,6 +193,7 @@ def test_patches_reward_is_the_jaccard_index(cells):
 @pytest.mark.parametrize(("kind", "reply"), [
     ("backwards clip", "clip 3"), ("backwards clip", "The answer is 3."), ("backwards segment", "from 2 to 4.5 seconds"),
     ("camera", "The camera pans left by 20%."), ("camera", "LEFT 20"), ("patches", "6 and 2"), ("patches", "The answer is 2 and 6."),
+    ("segments", "[[2.0, 4.5], [12.5, 17.0]]"), ("segments", "From 2.0 to 4.5 seconds and from 12.5 to 17.0 seconds."),
 ])  # fmt: skip
 def test_lenient_reads_more(kind, reply):
     task, truth = kind.partition(" ")[0], ANSWERS[kind]
@@ -200,6 +204,7 @@ def test_lenient_reads_more(kind, reply):
     ("backwards clip", "3 or 2"), ("backwards clip", "the third"), ("backwards clip", "1, 2, 3"), ("backwards clip", "not clip 3"), ("backwards clip", "33"),
     ("camera", "left or right 20"), ("camera", "left 20, right 20"), ("camera", "20"), ("camera", "left 20.5"), ("camera", "left -20"),
     ("patches", "2,6 or 1,3"), ("patches", "1,2,3,4,5,6"), ("patches", "6,6"), ("patches", "not 2 and 6"), ("patches", "-2,6"),
+    ("segments", "2.0-4.5 or 12.5-17.0"), ("segments", "not 2.0-4.5, 12.5-17.0"), ("segments", ", ".join(["2.0-4.5"] * 31)),
 ])  # fmt: skip
 def test_hedging_pays_nothing(kind, reply):
     for parse in ("paper", "lenient"):
@@ -209,8 +214,8 @@ def test_hedging_pays_nothing(kind, reply):
 def test_trainers_signatures_know_them():
     tasks = [kind.partition(" ")[0] for kind in ANSWERS]
     truths = list(ANSWERS.values())
-    assert videossr_reward(truths, task=tasks, answer=truths) == make_reward(strict=True, parse="lenient")(truths, task=tasks, answer=truths) == [1.0] * 4
-    assert [compute_score(task, truth, truth) for task, truth in zip(tasks, truths, strict=True)] == [1.0] * 4
+    assert videossr_reward(truths, task=tasks, answer=truths) == make_reward(strict=True, parse="lenient")(truths, task=tasks, answer=truths) == [1.0] * len(truths)
+    assert [compute_score(task, truth, truth) for task, truth in zip(tasks, truths, strict=True)] == [1.0] * len(truths)
 
 
 # ---------------------------------------------------------------------------------------------------------- backwards
@@ -329,7 +334,7 @@ def test_types_of_their_own_beside_viubench(videos, tmp_path):
     bench = build_viubench(videos, seed=2, per_type=2, types=BEYOND, budget=Budget(16, max_pixels=64 * 64), progress=False)
     assert bench.counts() == dict.fromkeys(BEYOND, 2) and not {*BEYOND} & {*VIUBENCH}
     told, silent = ([make_record(sample, reply(sample), name="m") for sample in bench] for reply in (lambda sample: sample.answer, lambda sample: ""))
-    assert score_viubench(told, BEYOND) == dict.fromkeys([*BEYOND, *NAMES], 100.0)
+    assert score_viubench(told, BEYOND) == dict.fromkeys([*BEYOND, *SOLVED], 100.0)
     assert set(score_viubench(silent, BEYOND).values()) == {0.0}
     assert score_viubench(told[:1], BEYOND)["patches"] is None
     assert all(0 <= score < 100 for score in viubench_floors(bench, BEYOND)["best"].values())
@@ -347,15 +352,15 @@ def test_beyond_types_are_compared_listed_and_drawn(videos, tmp_path):
     ask = lambda bench, reply, name: [make_record(sample, reply(sample), name=name) for sample in bench]
     before, after = ask(beyond, lambda sample: "", "before"), ask(beyond, lambda sample: sample.answer, "after")
     gains = compare_viubench(before, after)
-    assert list(gains) == [*BEYOND, *NAMES] and all(line["mean"] == 100 and line["low"] < 100 and 0 < line["p"] <= 1 for line in gains.values())
+    assert list(gains) == [*BEYOND, *SOLVED] and all(line["mean"] == 100 and line["low"] < 100 and 0 < line["p"] <= 1 for line in gains.values())
     assert gains == compare_viubench(before, after, types=BEYOND) and not {"overall", "temporal"} & set(gains)
     floors = viubench_floors(beyond, BEYOND)
     lines = [line for line in viubench_details({"before": before, "after": after}, floors).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(BEYOND) + len(NAMES) and all(line.count("|") == lines[0].count("|") for line in lines)
+    assert len(lines) == 2 + len(BEYOND) + len(SOLVED) and all(line.count("|") == lines[0].count("|") for line in lines)
     draw_viubench({"before": before, "after": after}, floors).savefig(tmp_path / "beyond.png")
     paper = ask(nine, lambda sample: sample.answer if sample.index % 2 else "", "after")
     both, alone = viubench_intervals([*paper, *after]), viubench_intervals(paper)
-    assert {key: both[key] for key in alone} == alone and set(both) == {*alone, *BEYOND, *NAMES}
+    assert {key: both[key] for key in alone} == alone and set(both) == {*alone, *BEYOND, *SOLVED}
     assert "| Overall | 18 |" in viubench_details({"both": [*paper, *after]}) and "| Camera, easy | 2 |" in viubench_details({"both": [*paper, *after]})
     draw_viubench({"both": [*paper, *after]}).savefig(tmp_path / "both.png")
     with pytest.raises(ValueError, match="no type of VIUBench"):
@@ -370,7 +375,7 @@ def test_beyond_types_are_compared_listed_and_drawn(videos, tmp_path):
 BEST = {"backwards": "fits when turned", "camera": "registered", "patches": "seams"}
 
 
-@each_kind
+@pytest.mark.parametrize(("task", "type"), [kind for kind in KINDS if kind[0] in SOLVED])
 def test_players_read_pixels_and_the_question_alone(samples, task, type):
     "Their replies are all that could be said, so also the truth, and the one that compares seams or pictures finds it: these tasks do not resist."
     right = 0
@@ -380,6 +385,35 @@ def test_players_read_pixels_and_the_question_alone(samples, task, type):
         assert all(liking.shape == (len(replies),) and np.isfinite(liking).all() for liking in likings.values())
         right += score_reply(task, preferred(replies, likings)[BEST[task]], sample.answer)
     assert right / len(samples[task, type]) > 0.9
+
+
+def test_players_name_sets_of_stretches(samples):
+    "Each names one set of its own; without decoys the one that counts jumps is often right, with one it is not."
+    shares = []
+    for level in (SegmentsDifficulty(n_frames=16, max_pixels=64 * 64, min_length=2, max_length=3), "demo"):
+        made = [make_sample("segments", sample.video, type=type, difficulty=level) for type in TASKS["segments"].types for sample in samples["segments", type][:6]]
+        right = []
+        for sample in made:
+            replies, likings = TASKS["segments"].low_level(render(sample), sample.question)
+            assert len(replies) == len(likings) and all(read_segments(reply) for reply in replies)
+            right.append(score_reply("segments", preferred(replies, likings)["between jumps"], sample.answer))
+        shares.append(np.mean(right))
+    assert shares[0] > 0.6 > shares[1] + 0.1
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=4), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=4))
+def test_iou_of_sets_is_that_of_their_tenths(first, second):
+    cells = [{k for low, high in spans for k in range(low, high)} for spans in (first, second)]
+    expected = len(cells[0] & cells[1]) / len(cells[0] | cells[1]) if cells[0] | cells[1] else 0.0
+    assert set_iou(first, second) == pytest.approx(expected) == set_iou(second, first)
+
+
+def test_no_constant_beats_the_blind_floor_of_segments(samples):
+    mine = [sample for type in TASKS["segments"].types for sample in samples["segments", type]]
+    floor = blind_floor(mine)["segments"]
+    constants = [f"{low / 2}-{high / 2}" for low in range(20) for high in range(low + 1, 20)] + [sample.answer for sample in mine]
+    best = max(np.mean([score_reply("segments", reply, sample.answer) for sample in mine]) for reply in constants)
+    assert best <= floor["floor"] + 0.02 and floor["prior"] <= floor["constant"]
 
 
 def test_the_cheapest_chain_of_clips():

@@ -281,6 +281,7 @@ def test_experts_run_at_once(small):
         assert skeleton.config.get_text_config()._experts_implementation == small.config.get_text_config()._experts_implementation == "grouped_mm"
 
 
+@pytest.mark.slow
 def test_more_experts_need_more_memory_but_not_more_activations():
     config = published_config("Qwen3-VL-30B-A3B")
     fewer = config | {"text_config": config["text_config"] | {"num_experts": 64}}

@@ -398,14 +398,15 @@ SMALL = {
 }  # fmt: skip
 
 
-LONG = {("one-gpu", "tied"), ("tiny", "tied")}
-RUNS = [(recipe, kind) for recipe in ("paper", "one-gpu", "one-gpu-lora", "tiny") for kind in ("tied", "untied")]
+RECIPES = ("paper", "one-gpu", "one-gpu-lora", "tiny")
+QUICK = [("paper", "untied", 9216), ("one-gpu", "untied", 9216), ("one-gpu-lora", "tied", 9216), ("tiny", "untied", 0)]  # of a frame; 0: as many as the recipe has
+WHOLE = [pytest.param(recipe, kind, 0, marks=pytest.mark.slow) for recipe in RECIPES for kind in ("tied", "untied") if (recipe, kind, 0) not in QUICK]
 
 
-@pytest.mark.parametrize(("recipe", "kind"), [pytest.param(*run, marks=[pytest.mark.slow] * (run in LONG)) for run in RUNS])
-def test_recipes_on_a_release(release, tmp_path, recipe, kind):
+@pytest.mark.parametrize(("recipe", "kind", "pixels"), [*QUICK, *WHOLE])
+def test_recipes_on_a_release(release, tmp_path, recipe, kind, pixels):
     "Samples, evaluation, plan, training, resume and what is kept, by the launcher with the recipe and -p alone."
-    given = {**SMALL, "model": release(kind), "output_dir": tmp_path / "run"}
+    given = {**SMALL, "model": release(kind), "output_dir": tmp_path / "run", **({"difficulty": f"max_pixels={pixels}"} if pixels else {})}
     arguments = [str(ROOT / "environments" / "recipes" / f"{recipe}.yaml"), *(part for name, value in given.items() for part in ("-p", name, str(value)))]
     found = launch.main(arguments)
     run = Run(tmp_path / "run")

@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import tenacity
 import torch
 from PIL import Image
 
@@ -527,7 +528,9 @@ class _Heard:
     "What became of a question, and when, in seconds of the monotonic clock."
     reply: Reply
     sent: float = 0.0  # its last request
-    done: float = 0.0  # the answer, or the end of all patience
+    done: float = 0.0  # the answer, or the failure
+    again: bool = False  # whether asking once more may help
+    headers: dict[str, str] = field(default_factory=dict)  # of a failure, lower-case names
 
 # %% ../nbs/46_backends.ipynb #5648e9c1
 class _Asking:
@@ -545,43 +548,52 @@ class _Asking:
 
     def _ask(self, client: Any, stop: threading.Event, content: bytes | None, prompt: str) -> _Heard:
         "One question, asked until it is answered or given up; without content, the list of models."
-        begin, problem, fault = time.monotonic(), "", "server"
-        address = f"{self.url.rstrip('/')}/{'models' if content is None else 'chat/completions'}"
-        key, sent = self._key(), begin
-        for attempt in range(1, self.retries + 2):
-            stop.wait(max(0.0, self._quiet_until - time.monotonic()))
-            if stop.is_set():
-                break
-            headers, payload, sent = {}, b"", time.monotonic()
-            try:
-                status, headers, payload = _post(client, address, content, key, self.timeout)
-                if status == 200:
-                    text, *counts = (payload.decode(errors="replace"), 0, 0, "") if content is None else read_completion(payload)
-                    now = time.monotonic()
-                    return _Heard(Reply(self._hide(text), "", "", round(now - begin, 4), prompt, *counts), sent, now)
-                problem, fault = f"status {status}", "refused" if status in _REFUSED else "server"
-                if status not in _MOMENTARY and (status < 500 or status == 501):
-                    break
-            except ValueError as error:
-                problem, fault = str(error), "server"
-            except _httpx().RequestError as error:
-                problem, fault = f"{type(error).__name__}: {error}", "gone" if "Connect" in type(error).__name__ else "server"
-            self._quiet(attempt, headers, stop)
-        now = time.monotonic()
+        begin, tries = time.monotonic(), self._tries(stop)
+        heard = tries(self._ask_once, client, stop, content)
+        told = heard.reply.error and f"{heard.reply.error} ({tries.statistics['attempt_number']} requests)"
+        return replace(heard, reply=replace(heard.reply, error=told, seconds=round(heard.done - begin, 4), prompt=prompt))
+
+    def _tries(self, stop: threading.Event) -> tenacity.Retrying:
+        "When a question is asked again, and when no more."
+        return tenacity.Retrying(
+            before=lambda _: stop.wait(max(0.0, self._quiet_until - time.monotonic())),  # while the server asks for patience, all wait
+            retry=tenacity.retry_if_result(lambda heard: heard.again),
+            wait=self._wait,
+            sleep=tenacity.sleep_using_event(stop),
+            stop=tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_when_event_set(stop),
+            retry_error_callback=lambda state: state.outcome.result(),
+        )
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        "Seconds until a question is asked again; where the server says how long, nobody asks before."
+        headers = state.outcome.result().headers
+        seconds = retry_wait(state.attempt_number, headers, self.backoff, self.max_wait)
+        if "retry-after" in headers:
+            with self._lock:
+                self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
+        return seconds + tenacity.wait_random(0, seconds / 4)(state)  # not all at the same moment
+
+    def _ask_once(self, client: Any, stop: threading.Event, content: bytes | None) -> _Heard:
+        "One request; without content, for the list of models."
+        if stop.is_set():
+            return _Heard(Reply(None, "not asked: the evaluation ended", "server"))
+        address, key = f"{self.url.rstrip('/')}/{'models' if content is None else 'chat/completions'}", self._key()
+        headers, payload, sent, again = {}, b"", time.monotonic(), True
+        try:
+            status, headers, payload = _post(client, address, content, key, self.timeout)
+            if status == 200:
+                text, *counts = (payload.decode(errors="replace"), 0, 0, "") if content is None else read_completion(payload)
+                return _Heard(Reply(self._hide(text), "", "", 0.0, "", *counts), sent, time.monotonic())
+            problem, fault = f"status {status}", "refused" if status in _REFUSED else "server"
+            again = status in _MOMENTARY or (status >= 500 and status != 501)
+        except ValueError as error:
+            problem, fault = str(error), "server"
+        except _httpx().RequestError as error:
+            problem, fault = f"{type(error).__name__}: {error}", "gone" if "Connect" in type(error).__name__ else "server"
         # hidden before it is cut, which could cut a key in two
         told = self._hide(f"{problem}: {payload.decode(errors='replace')}" if payload else problem)[:400]
         told = "".join(letter if letter.isprintable() else " " for letter in told)
-        return _Heard(Reply(None, f"{told} ({attempt} requests)", fault, round(now - begin, 4), prompt), sent, now)
-
-    def _quiet(self, attempt: int, headers: dict[str, str], stop: threading.Event) -> None:
-        "Waits after a failure; where the server asks for patience, all requests wait."
-        wait = retry_wait(attempt, headers, self.backoff, self.max_wait)
-        if "retry-after" in headers:
-            with self._lock:
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-        if attempt <= self.retries:
-            # not all at the same moment
-            stop.wait(wait * (1 + time.monotonic_ns() % 1000 / 4000))
+        return _Heard(Reply(None, told, fault), sent, time.monotonic(), again, headers)
 
     def _key(self) -> str | None:
         "The key, if there is one. Raises `ValueError`, which does not show it, for one that no request can carry."

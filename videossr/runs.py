@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
@@ -74,7 +75,7 @@ class TrainSettings:
     "All there is to decide about a training run."
     model: str = RANDOM  # "tiny-random", of random weights, "tiny", which was shown painted pictures and comes with the package, a hub name or a local folder
     mix: str = "demo"  # of `videossr.data.MIXES`
-    difficulty: str | None = None  # of all tasks; None: as the mix says
+    difficulty: str | None = None  # of all tasks; None: as the mix says; fields alone, as "max_pixels=6144", change what the mix says
     n_train: int = 600  # training prompts; with `adaptive`, of each rung
     n_held_out: int = 240  # held-out samples, from other videos; with `data`, pretext samples and, as far as there are, rows as well
     held_out: float = 0.25  # share of the videos
@@ -140,7 +141,7 @@ def _without_data(made: TrainSettings) -> TrainSettings:
     if unused := [name for name in ("pretext", "answer") if getattr(made, name) not in (None, "")]:
         raise ValueError(f"{', '.join(unused)} would change nothing: it is about rows of your own, and data is empty")
     if unused := [name for name in _VIEW if name in made.options]:
-        raise ValueError(f"{', '.join(unused)} would change nothing: data is empty, and the difficulty of pretext samples fixes their frames")
+        raise ValueError(f"{', '.join(unused)} would change nothing: data is empty, and the difficulty of pretext samples fixes their frames: give difficulty, as in difficulty=max_pixels=6144")
     if ready := made.reward and ready_rewards(made.reward):
         raise ValueError(f"reward {', '.join(ready)} scores rows of your own, and data is empty")
     return made
@@ -253,6 +254,8 @@ def settings_of(
     if twice := sorted(set(given) & set(more)):
         raise ValueError(f"{', '.join(twice)} stands by itself and among the options; leave one out")
     given |= {name: value for name, value in more.items() if name in kinds}
+    if parameters.get("video_dir") and (parameters.get("preset") or "demo") == "demo":
+        given.setdefault("max_new_tokens", 16)  # 8 hold the answers about the demo's own videos, which last some seconds; 12.5-17.0 takes 10
     return train_settings(parameters.get("preset") or "demo", **given, options={name: value for name, value in more.items() if name not in kinds})
 
 # %% ../nbs/53_runs.ipynb #edb135d8
@@ -579,7 +582,10 @@ def _mix_of(settings: TrainSettings, tasks: Sequence[str] | None) -> Mix:
     mix = get_mix(settings.mix)
     if tasks and not (mix := mix.only(tasks)).rows:
         raise ValueError(f"the mix {settings.mix} holds none of the tasks {', '.join(tasks)}")
-    return Mix(tuple(replace(row, difficulty=settings.difficulty or row.difficulty) for row in mix.rows))
+    given = settings.difficulty or ""
+    mix = Mix(tuple(replace(row, difficulty=f"{row.difficulty} {given}" if "=" in given.split(" ")[0] else given or row.difficulty) for row in mix.rows))
+    mix.check()
+    return mix
 
 # %% ../nbs/53_runs.ipynb #353558e8
 def about_policy(
@@ -619,6 +625,17 @@ def _loaded(settings: TrainSettings, place: str | Path) -> Policy:
     return load_policy(place, dtype=settings.dtype, device="cpu" if on_cpu(settings) else None, markers=settings.markers)
 
 
+def _warn_of_cuts(policy: Policy, settings: TrainSettings, train: Sequence[Sample]) -> None:
+    "Says where a reply cannot be as long as a true answer and its end."
+    needed = {answer: len(policy.tokenizer(answer, add_special_tokens=False).input_ids) + 1 for answer in {sample.answer for sample in train}}
+    if cut := sum(needed[sample.answer] > settings.max_new_tokens for sample in train):
+        most = max(needed.values())
+        warnings.warn(
+            f"max_new_tokens is {settings.max_new_tokens}, and {cut} of {len(train)} true answers take more tokens, up to {most}: no reply can give those. "
+            f"Give max_new_tokens={most} or more", stacklevel=3,
+        )  # fmt: skip
+
+# %% ../nbs/53_runs.ipynb #f666abb8
 def make_policy(
     run: Run,
     settings: TrainSettings,
@@ -631,6 +648,7 @@ def make_policy(
     if not (is_tiny or settings.warm_steps):
         policy = _loaded(settings, settings.model)
         note_policy(run, policy, settings)
+        _warn_of_cuts(policy, settings, train)
         return policy, []
     if not start.exists():
         policy, losses = replace(tiny_policy(seed), markers=settings.markers) if is_tiny else _loaded(settings, settings.model), []
@@ -644,6 +662,7 @@ def make_policy(
     # Read back from the folder, so that the reference of the KL term is this very checkpoint.
     policy = _loaded(settings, start)
     note_policy(run, policy, settings)
+    _warn_of_cuts(policy, settings, train)
     return policy, run.read_json("warm-start.json")
 
 # %% ../nbs/53_runs.ipynb #1dba9a07

@@ -346,7 +346,7 @@ def show_sample(
     draw = {"grounding": _show_grounding, "counting": _show_counting}.get(sample.task)
     if draw is None and len(clips) > 1:
         draw = _show_clips
-    elif draw is None and re.fullmatch(r"[\d.]+-[\d.]+", sample.answer):  # another task that asks for an interval
+    elif draw is None and re.fullmatch(r"[\d.]+-[\d.]+", sample.answer) and np.ndim(predicted or 0) < 2:  # another task that asks for one interval
         draw = _show_grounding
     return draw(sample, clips, **look) if draw else filmstrip(clips[0], n=n, title=look["told"][0], caption=look["told"][1])
 

@@ -270,6 +270,7 @@ MIXES: dict[str, Mix] = {
     "demo": _few("demo"),
     "plain": _few("plain"),
     "beyond": Mix(tuple(MixRow(task, type, "demo") for task, type in _BEYOND)),
+    "segments": Mix(tuple(MixRow("segments", type, "demo") for type in ("channel_swap", "zoom_out"))),
 }
 MIXES["all-six"] = Mix((*MIXES["plain"].rows, *(MixRow(task, type, "demo", 2) for task, type in _BEYOND)))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -41,6 +41,15 @@ class Difficulty:
         return {"n_frames": self.n_frames, "trim": self.trim, "max_pixels": self.max_pixels}
 
 # %% ../../nbs/10_tasks/00_core.ipynb #786dcc80
+def _changed(difficulty: Difficulty, changes: str) -> Difficulty:
+    "A difficulty with fields given as text, as in `max_pixels=6144 n_frames=8`. Raises `ValueError` for one that it does not have, or that cannot be."
+    from videossr.settings import read_named, read_options  # reads types by a library that is slow to load
+
+    made = replace(difficulty, **read_named(read_options(changes), get_type_hints(type(difficulty)), what="field of a difficulty"))
+    check_reading(made.reading(), f"a difficulty with {changes}")
+    return made
+
+
 class Unsolvable(ValueError):
     "No sample of this task can be made from this video; `reason` is a short slug that reports count by."
 
@@ -283,12 +292,13 @@ class Task(ABC):
         return [], {}
 
     def difficulty(self, name: str | Difficulty) -> Difficulty:
-        "A preset by name, or a difficulty as it is; raises `ValueError` that lists the presets."
+        "A preset by name, with changed fields behind it where wanted, as in `train max_pixels=6144`, or a difficulty as it is; raises `ValueError` that lists what there is."
         if isinstance(name, Difficulty):
             return name
-        if name not in self.difficulties:
-            raise ValueError(f"{self.name} has no difficulty {name!r}; choose from {', '.join(self.difficulties)}")
-        return self.difficulties[name]
+        preset, *changes = name.split(None, 1) or [""]
+        if preset not in self.difficulties:
+            raise ValueError(f"{self.name} has no difficulty {preset!r}; choose from {', '.join(self.difficulties)}")
+        return _changed(self.difficulties[preset], *changes) if changes else self.difficulties[preset]
 
 # %% ../../nbs/10_tasks/00_core.ipynb #e2f65bed
 def any_channel(

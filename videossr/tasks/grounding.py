@@ -22,8 +22,8 @@ __all__ = ['Draw', 'PERTURBATIONS', 'CUES', 'LUMA', 'MOVING', 'STANDS_OUT', 'DAR
            'stutter_hold', 'slow', 'fast', 'GroundingDifficulty', 'changed_share', 'mean_change', 'check_visible',
            'check_border', 'surely_bordered', 'edge_pairs', 'check_edges', 'check_shots', 'check_moving', 'check_order',
            'check_hold', 'check_pace', 'check_speed', 'weights', 'edit_segment', 'edited_part', 'spoil', 'interval',
-           'check_interval', 'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'decoy_types', 'check_decoy',
-           'measures', 'stretch_likings', 'Grounding']
+           'check_interval', 'ask', 'check_findable', 'place_segments', 'cuts', 'to_cuts', 'draw_segments',
+           'decoy_types', 'check_decoy', 'measures', 'stretch_likings', 'Grounding']
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #542b3b80
 Draw = Callable[[np.random.Generator, int], Any]  # (generator, frames in the segment) -> JSON value
@@ -692,6 +692,25 @@ def to_cuts(
     return moved
 
 # %% ../../nbs/10_tasks/01_grounding.ipynb #e080ea92
+def draw_segments(
+    kinds: Sequence[str],  # perturbations, one for each segment
+    clip: Clip,  # the video as sampled
+    difficulty: GroundingDifficulty,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:  # type, start, length, params; in the order of the kinds
+    "Draws lengths, places and dials of segments; raises `Unsolvable` where they do not fit."
+    low, high = difficulty.lengths(clip.n_frames)
+    lengths = rng.integers(low, high + 1, len(kinds)).tolist()
+    starts = place_segments(lengths, clip.n_frames, difficulty.space, rng)
+    if difficulty.at_cuts:
+        starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, of_clip(cuts, clip))
+    turn = rng.permutation(len(kinds)).tolist()  # which of the places is whose
+    return [
+        {"type": kind, "start": starts[k], "length": lengths[k], "params": {key: draw(rng, lengths[k]) for key, draw in PERTURBATIONS[kind].dials.items()}}
+        for kind, k in zip(kinds, turn)
+    ]
+
+# %% ../../nbs/10_tasks/01_grounding.ipynb #51c7b011
 _DECOYS = ("channel_swap", "mirror", "zoom_out", "rotate180")
 
 
@@ -808,17 +827,7 @@ class Grounding(Task):
         _refuse_short(clip)
         if difficulty.fade and PERTURBATIONS[type].cue in ("order", "hold", "speed"):
             raise ValueError(f"{type} cannot fade in: it acts on the order of frames, not on pictures; set fade=0")
-        low, high = difficulty.lengths(clip.n_frames)
-        kinds = [type, *decoy_types(type, difficulty.decoys, rng)]
-        lengths = rng.integers(low, high + 1, len(kinds)).tolist()
-        starts = place_segments(lengths, clip.n_frames, difficulty.space, rng)
-        if difficulty.at_cuts:
-            starts = to_cuts(starts, lengths, clip.n_frames, difficulty.space, of_clip(cuts, clip))
-        turn = rng.permutation(len(kinds))  # which of the places is the one asked for
-        asked, *decoys = [
-            {"type": kind, "start": starts[k], "length": lengths[k], "params": {key: draw(rng, lengths[k]) for key, draw in PERTURBATIONS[kind].dials.items()}}
-            for kind, k in zip(kinds, turn.tolist())
-        ]
+        asked, *decoys = draw_segments([type, *decoy_types(type, difficulty.decoys, rng)], clip, difficulty, rng)
         extra = ({"fade": difficulty.fade} if difficulty.fade else {}) | ({"decoys": decoys} if decoys else {})
         return {**asked, "n_frames": clip.n_frames, **extra}
 
