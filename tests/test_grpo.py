@@ -557,3 +557,16 @@ def test_a_system_prompt_that_a_row_brings_is_in_the_prompt(samples):
     brought = replace(samples[0], recipe={**samples[0].recipe, "system": "Be brief."})
     plain, with_system = (POLICY.tokenizer.decode(encode_sample(POLICY, sample).input_ids) for sample in (samples[0], brought))
     assert "Be brief." in with_system and with_system.endswith(plain[-40:]) and "Be brief." not in plain
+
+
+def test_supervised_steps_on_true_answers_take_each_sample_s_own(monkeypatch):
+    from videossr import grpo
+    from videossr.policy import encode_sample, tiny_policy
+    from videossr.tasks import make_sample
+
+    policy, said, tokens = tiny_policy(0), [], grpo._tokens_of
+    samples = [make_sample("jigsaw", demo_videos(1, progress=False)[0], difficulty="demo", index=k) for k in range(3)]
+    monkeypatch.setattr(grpo, "_tokens_of", lambda policy, texts, rows: said.append(texts) or tokens(policy, texts, rows))
+    losses = grpo.warm_start(policy, samples, [encode_sample(policy, one) for one in samples], borrow=False, n_answers=2, batch_size=3, steps=2, progress=False)
+    assert len(losses) == 2 and all(texts[::2] == texts[1::2] for texts in said)
+    assert all(sorted(texts[::2]) == sorted(one.answer for one in samples) for texts in said)
