@@ -136,7 +136,8 @@ def _find_sets(region: str) -> list[_Hit]:
     for hit in sorted(_find_intervals(region), key=lambda one: one.start):
         if sets and _BETWEEN.fullmatch(region[sets[-1].end : hit.start]):
             last = sets.pop()
-            sets.append(_Hit(last.start, hit.end, None if None in (last.value, hit.value) else (*last.value, hit.value)))
+            unread = None in (last.value, hit.value) or len(last.value) == 30  # more are a ramble
+            sets.append(_Hit(last.start, hit.end, None if unread else (*last.value, hit.value)))
         else:
             sets.append(_Hit(hit.start, hit.end, hit.value and (hit.value,)))
     return sets
