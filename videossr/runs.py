@@ -199,6 +199,8 @@ def train_settings(
         raise ValueError("warm_rate would change nothing: warm_steps is 0")
     if made.reward and made.adaptive:
         raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
+    if made.strict and made.reward and not made.data:
+        raise ValueError(f"strict would change nothing: it is about the tasks' own rewards, and reward is {made.reward}; leave one of them out")
     if made.control and made.data:
         raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
     if made.control == "frozen_vision" and made.lora_rank:
@@ -880,6 +882,9 @@ def _rewards_of(
         functions = [RewardFunction(name if names.count(name) == 1 else f"{name}-{place}", one) for place, (name, one) in enumerate(zip(names, given))]
     elif settings.reward:
         functions, weights = load_rewards(settings.reward)
+    for one in functions or []:
+        if getattr(one, "parse", "") not in ("", settings.parse):
+            raise ValueError(f"the reward {one.__name__} reads replies by parse={one.parse}, and parse is {settings.parse}; set parse to {one.parse}, or give a reward that reads them so")
     usual = make_reward(strict=settings.strict, parse=settings.parse)
     if not settings.data:
         return functions or [usual], weights
