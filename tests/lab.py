@@ -46,6 +46,8 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     notebooks = home / "nbs"
     shutil.copytree(ROOT / "nbs", notebooks, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "runs"))
+    for name in ("tests", "environments"):  # some chapters read files of theirs
+        (home / name).symlink_to(ROOT / name)
     for name, values in SETTINGS.items():
         path = home / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -231,7 +231,7 @@ def test_real_clips(real_videos, environment, tmp_path):
 
 def test_shortcuts(environment, tmp_path):
     "Few videos: that it runs to its end, with its three tables."
-    done = papermill(ROOT / "nbs" / "shortcuts.ipynb", tmp_path / "out.ipynb", {"n_videos": 3, "n_each": 1}, environment)
+    done = papermill(ROOT / "nbs" / "experiments" / "shortcuts.ipynb", tmp_path / "out.ipynb", {"n_videos": 3, "n_each": 1}, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out.ipynb").read_text().count("trained mixture |") >= 3
 
@@ -240,7 +240,7 @@ def test_ablations(environment, tmp_path):
     "Every experiment, with as little of each as shows its pictures and tables."
     small = {"seeds": "0", "types": "mirror", "sizes": "6", "scaled": "jigsaw", "longer": "", "mix": "demo", "transfer_mix": "demo", "n_train": 8, "n_held_out": 6, "warm_steps": 2,
              "steps": 1, "transfer_steps": 1, "groups": 1, "groups_at_once": 1, "group_size": 2, "max_new_tokens": 3, "experiments": "figure1,figure5,transfer"}  # fmt: skip
-    done = papermill(ROOT / "nbs" / "ablations.ipynb", tmp_path / "out.ipynb", {**small, "output_dir": tmp_path / "runs"}, environment)
+    done = papermill(ROOT / "nbs" / "experiments" / "ablations.ipynb", tmp_path / "out.ipynb", {**small, "output_dir": tmp_path / "runs"}, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(pictures(nbformat.read(tmp_path / "out.ipynb", 4))) == 5, "three tasks sampled, one task scaled, one matrix"
     assert len(list((tmp_path / "runs").rglob("results.json"))) == 4 + 4
@@ -271,7 +271,7 @@ def test_transfer(environment, tmp_path):
 def test_own_and_pretext(environment, tmp_path):
     "The arms of one seed on few videos: a table with both kinds, a gain of each, and the curves by source."
     small = {"seeds": "0", "n_videos": 12, "n_train": 12, "n_held_out": 8, "warm_steps": 2, "steps": 2, "groups": 2, "group_size": 4, "output_dir": tmp_path / "runs"}
-    done = papermill(ROOT / "nbs" / "own_and_pretext.ipynb", tmp_path / "out.ipynb", small, environment)
+    done = papermill(ROOT / "nbs" / "experiments" / "own_and_pretext.ipynb", tmp_path / "out.ipynb", small, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {path.parent.name: read_results(path) for path in (tmp_path / "runs").rglob("results.json")}
     assert set(found) == {"own-questions", "pretext-samples", "both", "both,-twice-the-steps"}

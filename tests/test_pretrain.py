@@ -50,8 +50,8 @@ def test_no_pretext_question_is_asked(lessons):
     asked = {sentence for lesson in lessons for _, question, _ in lesson.asked for sentence in sentences(question)}
     assert {key for lesson in lessons for key, _, _ in lesson.asked} == set(KEYS), "some question was never made, so it was not looked at"
     theirs = {sentence for kind in PERTURBATIONS for sentence in sentences(ask(kind, decoys=2))}
-    for folder in ("10_tasks", "25_beyond"):
-        for path in (ROOT / "videossr" / ("tasks" if folder == "10_tasks" else "beyond")).glob("*.py"):
+    for folder in ("tasks", "beyond"):
+        for path in (ROOT / "videossr" / folder).glob("*.py"):
             theirs |= {" ".join(words(text)) for text in re.findall(r'"([^"\n]{20,}[.?]) ?"', path.read_text(encoding="utf-8"))}
     assert len(theirs) > 40
     assert not asked & theirs

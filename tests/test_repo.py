@@ -19,10 +19,12 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "versions", "files", "folders", "video", "demo", "show", "settings", "tables", "tasks", "rewards", "answers", "own_rewards", "reward_options", "controls", "beyond", "floors", "data", "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "perception", "pretrain", "downstream", "records",
-    "backends", "viubench", "evaluate", "columns", "mixing", "reliance", "watch", "runs", "launch", "sweep", "passk", "first_gpu", "push", "peers",
-    "benchmarks", "viewers",
+    "files", "folders", "video", "demo", "show", "settings", "tables", "versions", "tasks", "rewards", "answers", "own_rewards", "reward_options", "controls", "beyond", "floors", "data",
+    "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "perception", "pretrain", "downstream",
+    "records", "backends", "viubench", "evaluate", "columns", "benchmarks", "mixing", "reliance", "watch", "runs", "launch", "sweep", "passk", "first_gpu", "push", "peers", "viewers",
 ]  # fmt: skip
+READ_FIRST = ["video", "demo", "show"]  # though they stand on helpers, which few want to read first
+DOORS = {"index", "train", "evaluate", "evaluate_public", "build_dataset"}
 COMMANDS = [
     "pip install -e . && papermill nbs/train.ipynb train-out.ipynb",
     'pip install -e ".[dev]" && nbdev_test && pytest -n 2 --dist loadfile',
@@ -69,6 +71,37 @@ def test_top_level():
     "Notebooks, package, environments, tests, and the few files a repository needs."
     folders = {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
     assert folders <= {"nbs", "videossr", "environments", "tests", ".ci", ".github"}
+
+
+def test_layout_of_notebooks():
+    "Doors at the top, numbered chapters and tutorials, experiments, and no other folders."
+    places = {path: path.relative_to(ROOT / "nbs").parts for path in FILES if (ROOT / "nbs") in path.parents}
+    assert {Path(parts[0]).stem for parts in places.values() if len(parts) == 1} == DOORS
+    assert {parts[0] for parts in places.values() if len(parts) > 1} == {"chapters", "tutorials", "experiments", "images"}
+    assert not [parts for path, parts in places.items() if path.suffix == ".ipynb" and len(parts) > 2]
+    for folder in ("chapters", "tutorials"):
+        names = [path.stem for path in NOTEBOOKS if path.parent.name == folder]
+        numbers = [re.fullmatch(r"(\d\d)_[a-z][a-z0-9_]*", name).group(1) for name in names]
+        assert len(numbers) == len(set(numbers)), f"two {folder} of one number"
+
+
+def test_chapters_are_numbered_as_they_are_read():
+    "In the order of LAYERS, and nothing is exported from elsewhere."
+    exports = {path: name for path in NOTEBOOKS for cell in CELLS[path] for name in re.findall(r"^#\s*\|\s*default_exp\s+(\S+)", source_of(cell), re.MULTILINE)}
+    assert set(exports) == {path for path in NOTEBOOKS if path.parent.name == "chapters"}
+    layers = [exports[path].split(".")[0] for path in sorted(exports)]
+    order = [*READ_FIRST, *(layer for layer in LAYERS if layer not in READ_FIRST)]
+    assert layers == sorted(layers, key=order.index)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix in {".md", ".ipynb"}], ids=name_of)
+def test_chapters_are_called_by_their_numbers(path):
+    "`[chapter 43](...)` and `[43 GRPO](...)` lead to chapter 43, and no number stands without its link."
+    text = path.read_text(encoding="utf-8") if path.suffix == ".md" else "\n".join(source_of(cell) for cell in CELLS[path])
+    for label, number in re.findall(r"\[([^\[\]]+)\]\([^)\s]*\b(\d\d)_\w+\.ipynb[^)]*\)", re.sub(r"\]\([^)\s]*tutorials/[^)]*\)", "]", text)):
+        said = re.match(r"(?:[Cc]hapter )?(\d\d)(?=$| [A-Z])", label)
+        assert not said or said.group(1) == number, label
+    assert path.name == "index.ipynb" or not re.search(r"(?<!\[)\b[Cc]hapters? \d\d\b", text)
 
 
 def test_weight():
@@ -435,7 +468,7 @@ def parameters_of(notebook):
     return {node.target.id: (node.annotation.id, ast.literal_eval(node.value)) for node in nodes}
 
 
-@pytest.mark.parametrize("notebook", ["train.ipynb", "ablations.ipynb"])
+@pytest.mark.parametrize("notebook", ["train.ipynb", "experiments/ablations.ipynb"])
 def test_parameters_are_typed_and_explained(notebook):
     cell = next(cell for cell in CELLS[ROOT / "nbs" / notebook] if "parameters" in cell["metadata"].get("tags", ()))
     for line in source_of(cell).splitlines():
@@ -452,7 +485,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipe(path):
     "Every recipe is a flat list of the parameters of its notebook, of their types, with settings that exist."
-    notebook = "ablations.ipynb" if path.stem == "ablations" else "train.ipynb"
+    notebook = "experiments/ablations.ipynb" if path.stem == "ablations" else "train.ipynb"
     recipe, known = yaml.safe_load(path.read_text(encoding="utf-8")), parameters_of(notebook)
     types = {"str": str, "int": int, "float": float, "bool": bool}
     kinds = {**(runs.setting_types() if path.stem != "ablations" else {}), **{name: types[kind] for name, (kind, _) in known.items()}}

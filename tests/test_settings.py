@@ -80,7 +80,7 @@ def kernel(path, given):
 
 
 def test_there_are_notebooks():
-    assert {"train.ipynb", "evaluate.ipynb", "build_dataset.ipynb", "ablations.ipynb"} <= set(NOTEBOOKS)
+    assert {"train.ipynb", "evaluate.ipynb", "build_dataset.ipynb", "experiments/ablations.ipynb"} <= set(NOTEBOOKS)
 
 
 @each_notebook
@@ -159,7 +159,7 @@ def test_papermill_s_own_names_are_let_through():
 
 def test_a_notebook_may_be_run_twice():
     "In JupyterLab, the check meets all names that the notebook has made since."
-    path = NOTEBOOKS["bench_data.ipynb"]
+    path = NOTEBOOKS["experiments/bench_data.ipynb"]
     _, namespace = kernel(path, {"seed": "3"})
     namespace["In"] += ["rows = 3\ncount: int = 4", "folder = 'x'"]
     namespace |= {"rows": 3, "folder": "x"}
@@ -197,7 +197,7 @@ def papermilled(tmp_path):
 def test_by_papermill(papermilled, tmp_path):
     "What it converts comes back as it was written, on the command line and in a recipe."
     (tmp_path / "a recipe.yaml").write_text("video_dir: 0644\narms: fixed\nsteps: 7\n")
-    given = papermilled("adaptive_ab.ipynb", "-f", "a recipe.yaml", "-p", "strict", "false", "-p", "output_dir", "0755", "-p", "seeds", "0", "-p", "workers", "2.0", "-r", "arms", "1e3")
+    given = papermilled("experiments/adaptive_ab.ipynb", "-f", "a recipe.yaml", "-p", "strict", "false", "-p", "output_dir", "0755", "-p", "seeds", "0", "-p", "workers", "2.0", "-r", "arms", "1e3")
     assert isinstance(given, dict), given[-2000:]
     wanted = {"video_dir": "0644", "arms": "1e3", "steps": 7, "strict": False, "output_dir": "0755", "seeds": "0", "workers": 2}
     assert {name: given[name] for name in wanted} == wanted
@@ -208,7 +208,7 @@ def test_by_papermill(papermilled, tmp_path):
     [(["-p", "stepps", "3"], "no parameter stepps; did you mean steps"), (["-y", "output_dir: no"], "output_dir should be str, not False")],
 )
 def test_papermill_is_stopped(papermilled, arguments, said):
-    assert said in papermilled("adaptive_ab.ipynb", *arguments)
+    assert said in papermilled("experiments/adaptive_ab.ipynb", *arguments)
 
 
 @pytest.mark.parametrize("text", FOLDERS)
@@ -400,7 +400,7 @@ def test_a_reward_that_is_not_there(wishes, tmp_path, reward, error, said):
 def test_recipes_are_read_by_papermill_and_launcher_alike():
     "Each recipe holds what its notebook knows, of the right types."
     for path in sorted((ROOT / "environments" / "recipes").glob("*.yaml")) + sorted((ROOT / "environments" / "data").glob("*.yaml")):
-        name = "ablations.ipynb" if path.stem == "ablations" else "build_dataset.ipynb" if path.parent.name == "data" else "train.ipynb"
+        name = "experiments/ablations.ipynb" if path.stem == "ablations" else "build_dataset.ipynb" if path.parent.name == "data" else "train.ipynb"
         values, written = read_yaml(path.read_text(encoding="utf-8"), path.name)
         kinds = {parameter: kind for parameter, (kind, _) in declared(NOTEBOOKS[name]).items()}
         assert read_named(values, {**kinds, **(MORE if name == "train.ipynb" else {})}, written) == values

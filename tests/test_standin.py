@@ -434,7 +434,7 @@ def test_the_ablations_recipe_on_a_release(release, tmp_path, monkeypatch):
     recipe = yaml.safe_load((ROOT / "environments" / "recipes" / "ablations.yaml").read_text(encoding="utf-8"))
     small = {name: SMALL[name] for name in ("n_train", "n_held_out", "groups", "group_size", "max_new_tokens", "device")}
     given = {**recipe, **small, "model": str(release("untied")), "steps": 1, "experiments": "figure1,figure5", "seeds": "0", "sizes": "3"}
-    papermill.execute_notebook(ROOT / "nbs" / "ablations.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(ROOT / "nbs" / "experiments" / "ablations.ipynb", tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
     assert len([*tmp_path.rglob("results.json")]) >= 4
 
 
