@@ -38,9 +38,9 @@ from .prefetch import Ahead, WorkerPool
 from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
 from .rows import View, check_rows, encode_row, rows_dataset
-from .tasks import Sample
+from .tasks import TASKS, Sample
 from .versions import RELIED_ON, advice, must_have, relying_on
-from .video import VideoError
+from .video import Clip, VideoError
 
 # %% auto #0
 __all__ = ['borrowed_answers', 'warm_start', 'VideoGRPOConfig', 'split_groups', 'Curriculum', 'generation_of', 'lost_steps',
@@ -63,9 +63,12 @@ def borrowed_answers(
     task: str,  # of the question
     n: int,  # answers wanted
     rng: np.random.Generator,
+    clips: list[Clip] | None = None,  # that the question is about: intervals are then told in their seconds; only times are looked at
 ) -> list[str]:
     "Answers of random samples of a task: they fit the question's format and are independent of its video."
-    return rng.choice([sample.answer for sample in samples if sample.task == task], n).tolist()
+    lenders = [sample for sample in samples if sample.task == task]
+    chosen = [lenders[place] for place in rng.choice(len(lenders), n)]
+    return [TASKS[task].lend(one.recipe, one.answer, clips) if clips and task in TASKS else one.answer for one in chosen]
 
 
 def _alike(samples: Sequence[Sample], sample: Sample) -> list[Sample]:
@@ -90,6 +93,7 @@ def warm_start(
     policy: Policy,  # trained in place
     samples: Sequence[Sample | Mapping[str, Any]],  # training samples, or rows with an `answer`
     prompts: Sequence[Prompt],  # the same, encoded
+    clips: Sequence[list[Clip] | None] | None = None,  # what each shows, see `borrowed_answers`; None: answers are borrowed word for word
     *,
     steps: int = 200,  # optimiser steps
     batch_size: int = 4,  # prompts a step
@@ -107,7 +111,10 @@ def warm_start(
     policy.model.train()
     for step in tqdm(range(steps), "warm start", disable=not progress):
         rows = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
-        lists = [borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng) if borrow else [samples[row].answer] * n_answers for row in rows]
+        lists = [
+            borrowed_answers(_alike(samples, samples[row]), samples[row].task, n_answers, rng, clips and clips[row]) if borrow else [samples[row].answer] * n_answers
+            for row in rows
+        ]
         texts = sum(lists, [])
         answers, mask = _tokens_of(policy, texts, len(rows))
         logps, _ = group_logps(policy.model, collate([prompts[row] for row in rows], pad, policy.device), answers, mask, banned)

@@ -21,7 +21,7 @@ from .answers import _SCORES, ANSWER_REWARDS, _score_rows, answer_floor, answer_
 from .data import split_keys
 from .data.sources import _joined, _shown_paths, load_rows
 from .evaluate import evaluate
-from .policy import Policy, Prompt, collate, encode_sample, sample_tokens, texts_of
+from .policy import Policy, Prompt, collate, encode, sample_tokens, texts_of
 from .records import Record
 from .rewards import REWARDS, RewardError, parse_interval
 from .rows import View, _pixels, encode_row, rows_dataset, see_video
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['is_own', 'own_sample', 'data_places', 'load_own', 'data_digest', 'Sides', 'split_sides', 'counts_of', 'draw_own',
-           'show_clips', 'encode_question', 'encode_stored', 'question_rows', 'own_reward', 'RoutedReward',
-           'MixedReward', 'read_own', 'grade_own', 'ask', 'own_floors']
+           'show_clips', 'encode_shown', 'encode_question', 'encode_stored', 'question_rows', 'own_reward',
+           'RoutedReward', 'MixedReward', 'read_own', 'grade_own', 'ask', 'own_floors']
 
 # %% ../nbs/chapters/67_mixing.ipynb #74518793
 def is_own(
@@ -188,13 +188,25 @@ def show_clips(
     return [see_video(video, view, **cut) for video in videos] + [Clip(_pixels(image)[None], np.zeros(1)) for image in images]
 
 
+def encode_shown(
+    policy: Policy,
+    sample: Sample,  # of either kind
+    view: View = View(),  # of rows
+) -> tuple[Prompt, list[Clip] | None]:  # and the times of what it shows: clips of one pixel a frame; None for rows
+    "The prompt of a sample. Raises `VideoError` or `ValueError` that says what is wrong with it."
+    if is_own(sample):
+        return encode_row(policy, sample.recipe["row"], view), None
+    clips = render(sample)
+    return encode(policy, clips, sample.question, sample.recipe.get("system")), [clip.with_frames(clip.frames[:, :1, :1].copy()) for clip in clips]
+
+
 def encode_question(
     policy: Policy,
     sample: Sample,  # of either kind
     view: View = View(),  # of rows
 ) -> Prompt:
-    "The prompt of a sample. Raises `VideoError` or `ValueError` that says what is wrong with it."
-    return encode_row(policy, sample.recipe["row"], view) if is_own(sample) else encode_sample(policy, sample)
+    "As `encode_shown`, the prompt alone."
+    return encode_shown(policy, sample, view)[0]
 
 
 def encode_stored(

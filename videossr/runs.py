@@ -55,7 +55,7 @@ from videossr.memory import (
     with_room, workload,
 )  # fmt: skip
 from videossr.mixing import (
-    MixedReward, RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
+    MixedReward, RoutedReward, counts_of, data_digest, draw_own, encode_question, encode_shown, encode_stored, is_own, load_own, own_floors, own_reward, question_rows, read_own,
     show_clips, split_sides,
 )  # fmt: skip
 from .own_rewards import RewardFunction, load_rewards, ready_rewards, reward_sources
@@ -656,8 +656,9 @@ def make_policy(
         policy, losses = replace(tiny_policy(seed), markers=settings.markers) if is_tiny else _loaded(settings, settings.model), []
         note_policy(run, policy, settings)
         if settings.warm_steps:
-            prompts = [encode_question(policy, sample, view_of(settings)) for sample in tqdm(train, "encode", disable=not progress)]
-            losses = warm_start(policy, train, prompts, steps=settings.warm_steps, learning_rate=settings.warm_rate, seed=seed, progress=progress)
+            shown = [encode_shown(policy, sample, view_of(settings)) for sample in tqdm(train, "encode", disable=not progress)]
+            prompts, clips = zip(*shown, strict=True)
+            losses = warm_start(policy, train, prompts, clips, steps=settings.warm_steps, learning_rate=settings.warm_rate, seed=seed, progress=progress)
         run.write_json("warm-start.json", losses)
         with whole_folder(start) as partial:
             policy.save(partial)

@@ -117,6 +117,10 @@ class Segments(Task):
         "True seconds with one decimal, in order."
         return ", ".join(interval(clips[0], one["start"], one["length"]) for one in recipe["segments"])
 
+    def lend(self, recipe: dict[str, Any], answer: str, clips: list[Clip]) -> str:
+        "The same frames, in the seconds of the other clip; where that has other frames, as it is."
+        return self.answer(recipe, clips) if clips[0].n_frames == recipe.get("n_frames") else answer
+
     def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
         "As `odd_frames`, in seconds."
         players = odd_frames(clips[0].frames)

@@ -283,6 +283,15 @@ class Task(ABC):
         "Whether samples of this type show frames of a second video; if not, `donor` is ignored."
         return False
 
+    def lend(
+        self,
+        recipe: dict[str, Any],  # of a sample of this task
+        answer: str,  # its own
+        clips: list[Clip],  # that another question is about
+    ) -> str:
+        "Its answer as one to a question about other clips, for format SFT: as it is, unless it speaks of their times."
+        return answer
+
     def low_level(
         self,
         clips: list[Clip],  # as shown

@@ -872,6 +872,10 @@ class Grounding(Task):
         "True seconds with one decimal."
         return interval(clips[0], recipe["start"], recipe["length"])
 
+    def lend(self, recipe: dict[str, Any], answer: str, clips: list[Clip]) -> str:
+        "The same frames, in the seconds of the other clip; where that has other frames, as it is."
+        return self.answer(recipe, clips) if clips[0].n_frames == recipe.get("n_frames") else answer
+
     def low_level(self, clips: list[Clip], question: str) -> tuple[list[str], dict[str, np.ndarray]]:
         "As `stretch_likings`, in seconds."
         stretches, likings = stretch_likings(clips[0].frames)
