@@ -23,7 +23,8 @@ from ..answers import LETTERS, row_options
 from .groups import _Union, find_groups
 from .mix import split_keys
 from ..files import TextError, json_value, literal_value, named_file, read_cells, read_lines, read_text, walk_files, writing_to
-from ..rewards import RewardError, _regions, score_reply
+from ..replies import _regions
+from ..rewards import RewardError, score_reply
 from ..tasks.core import check_inside, video_key
 
 if TYPE_CHECKING:
