@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    "files", "folders", "video", "demo", "show", "settings", "tables", "versions", "tasks", "replies", "rewards", "answers", "own_rewards", "reward_options", "controls", "beyond", "floors", "data",
+    "files", "folders", "video", "demo", "show", "settings", "tables", "_versions", "tasks", "replies", "rewards", "answers", "own_rewards", "reward_options", "controls", "beyond", "floors", "data",
     "prefetch", "checkpoints", "families", "released", "policy", "prefix", "rows", "grpo", "memory", "adaptive", "perception", "pretrain", "downstream",
     "records", "backends", "viubench", "evaluate", "columns", "benchmarks", "mixing", "reliance", "watch", "runs", "launch", "sweep", "passk", "first_gpu", "push", "peers", "viewers",
 ]  # fmt: skip

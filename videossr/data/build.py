@@ -39,7 +39,7 @@ from ..files import read_json, scratch_file, shown_name
 from ..folders import check_links, file_name, open_plain, write_whole
 from ..tasks import TASKS, Sample, Unsolvable, make_sample
 from ..tasks.core import video_key
-from ..versions import installed
+from .._versions import installed
 from ..video import VideoError, decode_limit, python_process
 
 # %% auto #0
