@@ -171,7 +171,7 @@ def slow_whole(videos, module, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM))])
 def test_a_killed_build_is_finished_by_the_next(videos, module, slow_whole, tmp_path, how):
     folder = tmp_path / "dataset"
     process = command(videos, folder, module)

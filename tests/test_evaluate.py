@@ -349,10 +349,11 @@ def test_results_refuse_nan_and_foreign_files(tmp_path):
 # -------------------------------------------------------------------------------------------------- replies of all kinds
 
 
-def test_ten_thousand_hostile_replies():
+@pytest.mark.parametrize("n", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_ten_thousand_hostile_replies(n):
     "Through every parser: a score in [0, 1] or a plain 'not parsed', never an exception, and a line that comes back as it went."
     seen = {"read": 0, "unread": 0}
-    for reply in hostile_replies(10_000):
+    for reply in hostile_replies(n):
         for task, answer in ANSWERS_OF_ALL.items():
             paper = make_record(Sample(task, "x", "v", {}, "?", answer), reply, name="h")
             for record in (paper, *rescore([paper], "lenient")):
@@ -361,7 +362,7 @@ def test_ten_thousand_hostile_replies():
                 seen["read" if record.parsed else "unread"] += 1
             if task == "jigsaw":
                 assert Record.from_json(paper.to_json()) == paper and "\n" not in paper.to_json()
-    assert seen["read"] > 500 and seen["unread"] > 50_000, "some of them must be answers, or nothing was tested"
+    assert seen["read"] > n / 20 and seen["unread"] > 5 * n, "some of them must be answers, or nothing was tested"
 
 
 def test_a_reply_without_end_is_not_weighed():

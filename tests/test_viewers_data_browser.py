@@ -15,7 +15,7 @@ browser
 explorer = DatasetExplorer("data")
 explorer
 ---
-view = LiveView("live", every=0.2)
+view = LiveView("live", every=0.2, beside="first")
 view
 ---
 import time, pathlib
@@ -39,6 +39,8 @@ def opened(lab, page, tmp_path_factory):
     dataset(place / "data")
     run_folder(place / "live", steps=0)
     write_log(place / "live", range(1, 6))
+    run_folder(place / "first", steps=0)
+    write_log(place / "first", range(1, 8))
     notebook(place / "viewers.ipynb", CODE.split("---"))
     pictures = tmp_path_factory.mktemp("pictures")
     page.on("dialog", lambda dialog: pytest.fail(f"a dialog opened: {dialog.message}"))
@@ -158,6 +160,7 @@ def test_rows_of_a_dataset(opened):
 def test_training_is_seen_from_another_process_and_while_the_kernel_works(opened):
     page, place, pictures = opened
     box = part(page, "Training run")
+    assert box.locator(".vssr-other").count() == 3 and "Thin dark line: the run first." in box.inner_text()
     assert "5 of 12 steps" in box.inner_text().replace("\n", " ")
     write_log(place / "live", range(6, 9))
     page.wait_for_function("document.querySelector(\".vssr[aria-label='Training run'] [role=progressbar]\").getAttribute('aria-valuenow') === '8'", timeout=10_000)

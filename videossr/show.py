@@ -383,18 +383,23 @@ def reward_curve(
     *,
     prefix: str = "reward/",  # of the keys to draw
     window: int | None = None,  # points in the rolling mean; a tenth of them if None
+    beside: Sequence[Mapping[str, Any]] = (),  # log rows of another run: its rolling mean is the thin dark line
 ) -> Figure:
-    "Mean reward of the rollouts over steps, one panel a task. Raises `ValueError` when no row has such a key."
+    "Mean reward of the rollouts over steps, one panel per task. Raises `ValueError` when no row has such a key."
     series = _series(rows, prefix)
     if not series:
         raise ValueError(f"no reward to draw: none of {len(rows)} log rows has a number under a key that starts with {prefix!r}")
-    lines = 1 + bool(floors) + bool(low_level)  # above each panel: name and floors
+    others = _series(beside, prefix)
+    lines = 1 + bool(floors) + bool(low_level) + bool(others)  # above each panel: name, floors, the other run
     figure = _picture(_WIDTH, 2.7 + 0.17 * lines)
     room = (_WIDTH - 0.6) / len(series)
     for column, (name, (steps, values)) in enumerate(series.items()):
         axes = _axes(figure, 0.6 + column * room, 0.15 + 0.17 * lines, room - 0.3, 2.05)
         axes.plot(steps, values, "o", color=color_of(name), alpha=0.3, markersize=3, markeredgewidth=0)
         axes.plot(steps, _rolling(values, window or max(1, len(values) // 10)), color=color_of(name), linewidth=2)
+        if name in others:
+            more, means = others[name][0], _rolling(others[name][1], window or max(1, len(others[name][1]) // 10))
+            axes.plot(more, means, color=PALETTE["ink"], linewidth=1)
         title = name
         if floors and name in floors:
             axes.axhline(floors[name], color=PALETTE["ink"], linestyle="--", linewidth=1)
@@ -402,6 +407,7 @@ def reward_curve(
         if low_level and name in low_level:
             axes.axhline(low_level[name], color=PALETTE["ink"], linestyle=":", linewidth=1.2)
             title += f"\n(dotted: low-level floor {low_level[name]:.2f})"
+        title += "\n(thin dark line: the other run)" * (name in others)
         axes.set(ylim=(0, 1), xlabel="step")
         axes.set_title(title, fontsize=9, loc="left", color=PALETTE["ink"])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

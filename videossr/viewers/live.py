@@ -72,14 +72,15 @@ def run_state(
     floors: Mapping[str, Mapping[str, float]],  # as from `task_floors`: "blind" and "low_level", task -> floor; tasks without one have no line
     kept: Rollouts | None = None,  # the run's rollouts, refreshed
     n_groups: int = 6,  # of the latest rollouts
+    beside: Run | None = None,  # a second run, whose reward is drawn in the same charts
 ) -> dict[str, Any]:
     "What the page shows of a run."
-    rows, planned = run.log_rows(), (run.read_json("config.json") or {}).get("steps", 0)
-    names = sorted({key.removeprefix("reward/") for row in rows for key in row if key.startswith("reward/")})
+    rows, planned, others = run.log_rows(), (run.read_json("config.json") or {}).get("steps", 0), beside.log_rows() if beside else []
+    names = sorted({key.removeprefix("reward/") for row in [*rows, *others] for key in row if key.startswith("reward/")})
     tasks = [
         {
             "task": plain(name, 40), "color": name if name in PALETTE else color_of(name), "floor": floors.get("blind", {}).get(name), "low": floors.get("low_level", {}).get(name),
-            "reward": curve(rows, f"reward/{name}"), "silent": curve(rows, f"zero_variance/{name}"), "now": _last(rows, f"reward/{name}"),
+            "reward": curve(rows, f"reward/{name}"), "silent": curve(rows, f"zero_variance/{name}"), "now": _last(rows, f"reward/{name}"), "other": curve(others, f"reward/{name}"),
         }
         for name in names
     ]  # fmt: skip
@@ -87,7 +88,7 @@ def run_state(
     return {
         "step": step, "planned": planned, "seconds": seconds, "left": round(seconds * max(0, planned - step)) if seconds is not None else None,
         "silent": _last(rows, "frac_reward_zero_std"), "reward": _last(rows, "reward"), "tasks": tasks, "groups": _latest(kept, n_groups) if kept else [],
-        "final": run.path("results.json").exists(),
+        "final": run.path("results.json").exists(), "beside": plain(beside.folder.resolve().name) if beside else "", "last": max(step, others[-1]["step"] if others else 0),
     }  # fmt: skip
 
 # %% ../../nbs/chapters/86_viewer_live.ipynb #addc0f15
@@ -124,8 +125,12 @@ class LiveView(Viewer):
         run: Run | str | Path,  # the run or its folder, which may still be empty
         every: float = 1.0,  # seconds between two looks at the folder
         watch: bool = True,  # False: only when `refresh` is called
+        beside: Run | str | Path | None = None,  # a second run to compare with, finished or not
     ):
         self.run, self.every = run if isinstance(run, Run) else Run(Path(run)), every
+        self.beside = beside if beside is None or isinstance(beside, Run) else Run(Path(beside))
+        if self.beside and not self.beside.path("config.json").exists():
+            raise FileNotFoundError(f"no run in {self.beside.folder} to show beside: it has no config.json")
         if self.run.folder.exists() and not self.run.folder.is_dir():
             raise NotADirectoryError(f"{self.run.folder} is no run's folder but a file")
         self.kept, self.floors, self._seen, self._ended = Rollouts(self.run.rollouts_path), {}, None, threading.Event()
@@ -138,13 +143,14 @@ class LiveView(Viewer):
     def refresh(self) -> None:
         "Looks at the folder; sends what is new."
         places = [self.run.log_path, self.run.rollouts_path, self.run.path("results.json"), self.run.path("floors.jsonl"), self.run.path("samples", "held_out.parquet")]
+        places += [self.beside.log_path] if self.beside else []
         stats = [(stat.st_ino, stat.st_size) if (stat := path.stat() if path.exists() else None) else None for path in places]
         if self._seen == stats:
             return
         if not self.floors or self._seen is None or self._seen[2:4] != stats[2:4]:
             self.floors = task_floors(self.run)
         self.kept.refresh()
-        self.state, self._seen = run_state(self.run, self.floors, self.kept), stats
+        self.state, self._seen = run_state(self.run, self.floors, self.kept, beside=self.beside), stats
 
     def _watch(self) -> None:
         while not self._ended.wait(self.every):
@@ -168,7 +174,7 @@ class LiveView(Viewer):
         "The reward curves so far."
         rows = self.run.log_rows()
         if any(key.startswith("reward/") for row in rows for key in row):
-            return reward_curve(rows, self.floors.get("blind"), self.floors.get("low_level"))
+            return reward_curve(rows, self.floors.get("blind"), self.floors.get("low_level"), beside=self.beside.log_rows() if self.beside else ())
         figure = Picture(figsize=(8.6, 0.5), dpi=76, facecolor="white")
         figure.text(0.015, 0.5, f"{self.data['type']}: no step yet", fontsize=9, va="center", color=PALETTE["ink"], parse_math=False)
         return figure

@@ -25,6 +25,7 @@ function chart(one, last) {
   for (const value of [0, 0.5, 1]) svg.append(shape("line", { class: "vssr-grid", x1: 0, x2: 300, y1: y(value), y2: y(value) }));
   if (one.silent.length > 1) svg.append(shape("path", { class: "vssr-area", d: `${path(one.silent)}L${x(one.silent.at(-1)[0])} 100L${x(one.silent[0][0])} 100Z` }));
   svg.append(shape("path", { class: "vssr-raw", d: path(one.reward) }), shape("path", { class: "vssr-mean", d: path(rolling(one.reward)) }));
+  if (one.other.length) svg.append(shape("path", { class: "vssr-other", d: path(rolling(one.other)) }));
   if (one.floor != null) svg.append(shape("line", { class: "vssr-floor", x1: 0, x2: 300, y1: y(one.floor), y2: y(one.floor) }));
   if (one.low != null) svg.append(shape("line", { class: "vssr-floor vssr-low", x1: 0, x2: 300, y1: y(one.low), y2: y(one.low) }));
   const node = el("figure", { class: "vssr-chart" },
@@ -41,7 +42,7 @@ async function render({ model, el: place }) {
     const track = el("div", { class: "vssr-bar-track", role: "progressbar", "aria-label": "Training steps", "aria-valuemin": 0 }, fill);
     const facts = el("div", { class: "vssr-facts" });
     const charts = el("div", { class: "vssr-charts" });
-    const legend = el("div", { class: "vssr-keys" }, "Mean reward of the rollouts, which goes from 0 to 1, by training step. Dashed: blind floor. Dotted: low-level floor. Grey: share of groups with zero variance.");
+    const legend = el("div", { class: "vssr-keys" }), colors = "Mean reward of the rollouts, which goes from 0 to 1, by training step. Dashed: blind floor. Dotted: low-level floor. Grey: share of groups with zero variance.";
     const latest = el("div", {});
     const root = shell(info, "Training run", track, facts, charts, legend, latest, said.node);
     let spoken = 0;
@@ -58,8 +59,9 @@ async function render({ model, el: place }) {
         fact("mean reward", now.reward == null ? "–" : now.reward.toFixed(2)),
         fact("groups with zero variance", now.silent == null ? "–" : `${Math.round(100 * now.silent)} %`),
       );
-      charts.replaceChildren(...now.tasks.map((one) => chart(one, now.step)));
+      charts.replaceChildren(...now.tasks.map((one) => chart(one, now.last)));
       legend.hidden = !now.tasks.length;
+      legend.textContent = now.beside ? `${colors} Thin dark line: the run ${now.beside}.` : colors;
       const head = ["step", "task", "type", "true answer", "best reply", "worst reply", "mean"];
       const mono = (text) => el("td", { class: "vssr-mono", title: text }, text || "(nothing)");
       latest.replaceChildren(...(now.groups.length ? [wide(el("table", { class: "vssr-table vssr-latest", "aria-label": "Latest rollouts" },
