@@ -44,7 +44,7 @@ from videossr.policy import (
 )
 from videossr.rewards import videossr_reward
 from videossr.tasks import make_sample, render
-from videossr.versions import declared
+from videossr._versions import declared
 from videossr.video import Clip
 
 POLICY = tiny_policy(1)

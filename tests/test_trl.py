@@ -19,7 +19,7 @@ from videossr.demo import demo_videos
 from videossr.grpo import VideoGRPOConfig, VideoGRPOTrainer
 from videossr.policy import tiny_policy
 from videossr.tasks import make_sample
-from videossr.versions import RELIED_ON, declared, installed, must_have
+from videossr._versions import RELIED_ON, declared, installed, must_have
 
 SUITE = os.environ.get("VIDEOSSR_TRL_TESTS")  # a checkout of TRL at the tag of the release that is installed
 

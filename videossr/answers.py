@@ -15,21 +15,8 @@ from typing import Any
 import numpy as np
 
 from .files import json_value
-from videossr.rewards import (
-    _DOUBTED,
-    _RETRACTED,
-    _TAKEN_BACK,
-    _WORDS,
-    RewardError,
-    _plain,
-    _regions,
-    _spans_between,
-    _typed,
-    answer_of,
-    completion_text,
-    parse_interval,
-    temporal_iou,
-)
+from .replies import _DOUBTED, _RETRACTED, _TAKEN_BACK, _WORDS, _plain, _regions, _typed, answer_of, parse_interval
+from .rewards import RewardError, _spans_between, completion_text, temporal_iou
 
 # %% auto #0
 __all__ = ['LETTERS', 'TASK_REWARDS', 'ANSWER_REWARDS', 'without_letter', 'option_texts', 'split_options', 'index_of',

@@ -53,7 +53,7 @@ from .runs import adapters, train_settings
 from .show import Picture
 from .tables import text_table
 from .tasks import TASKS, Sample
-from .versions import installed
+from ._versions import installed
 from .video import Clip
 
 # %% ../nbs/chapters/74_first_gpu.ipynb #bb870c0b

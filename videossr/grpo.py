@@ -39,7 +39,7 @@ from .prefix import group_logps, let_score, plain_logps
 from .rewards import completion_text, videossr_reward
 from .rows import View, check_rows, encode_row, rows_dataset
 from .tasks import TASKS, Sample
-from .versions import RELIED_ON, advice, must_have, relying_on
+from ._versions import RELIED_ON, advice, must_have, relying_on
 from .video import Clip, VideoError
 
 # %% auto #0

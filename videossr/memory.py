@@ -35,7 +35,7 @@ from .grpo import VideoGRPOConfig
 from .policy import Policy, Prompt, SharedPrompt, collate, sample_answers
 from .prefix import group_logps, plain_logps
 from .tables import text_table
-from .versions import relying_on
+from ._versions import relying_on
 with relying_on("torch"):
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -23,7 +23,8 @@ from .data.sources import _joined, _shown_paths, load_rows
 from .evaluate import evaluate
 from .policy import Policy, Prompt, collate, encode, sample_tokens, texts_of
 from .records import Record
-from .rewards import REWARDS, RewardError, parse_interval
+from .replies import parse_interval
+from .rewards import REWARDS, RewardError
 from .rows import View, _pixels, encode_row, rows_dataset, see_video
 from .tasks import Sample, render
 from .video import Clip, VideoError

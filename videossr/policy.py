@@ -58,7 +58,7 @@ from .files import read_json, writing_to
 from .folders import check_links, remove, write_whole
 from .tables import one_line
 from .tasks import Sample, render
-from .versions import must_have, relying_on
+from ._versions import must_have, relying_on
 from .video import Clip
 
 with relying_on("transformers"):

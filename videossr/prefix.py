@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from .policy import let_share, prompt_positions, unwrapped, vision_inputs
-from .versions import relying_on
+from ._versions import relying_on
 
 with relying_on("transformers"):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -29,7 +29,7 @@ from .files import read_json, read_text
 from .folders import check_links
 from .policy import Policy, load_policy
 from .runs import Run
-from .versions import installed
+from ._versions import installed
 
 # %% auto #0
 __all__ = ['plain_text', 'local_paths', 'push_dataset', 'model_card']

@@ -22,7 +22,8 @@ import numpy as np
 
 from .files import TextError, json_value, utf8_text
 from .folders import open_plain, write_whole
-from .rewards import answer_of, parse_reply, score_reply
+from .replies import answer_of
+from .rewards import parse_reply, score_reply
 from .tasks import Sample
 
 # %% auto #0

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .rewards import completion_text, counting_reward, parse_counts, parse_interval, score_reply
+from .replies import parse_counts, parse_interval
+from .rewards import completion_text, counting_reward, score_reply
 
 # %% auto #0
 __all__ = ['wasserstein', 'wasserstein_grounding', 'joint_counting', 'wasserstein_reward', 'joint_reward', 'shaped_reward']

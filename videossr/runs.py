@@ -67,7 +67,7 @@ from .rows import View
 from .settings import options_text, read_named, read_options
 from .show import before_after, reward_curve, show_sample
 from .tasks import Sample
-from .versions import installed
+from ._versions import installed
 
 # %% ../nbs/chapters/70_runs.ipynb #d4a273ab
 @dataclass(frozen=True)

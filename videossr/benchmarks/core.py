@@ -30,7 +30,8 @@ from ..demo import demo_videos
 from ..files import VIDEO_SUFFIXES, is_video, read_json, read_json_lines, walk_files
 from ..folders import check_links
 from ..records import Record, count_ends, metric_interval, sample_id
-from ..rewards import _TAKEN_BACK, _regions, _typed, answer_of, readable, temporal_iou
+from ..replies import _TAKEN_BACK, _regions, _typed, answer_of, readable
+from ..rewards import temporal_iou
 from ..tables import markdown_text
 from ..tasks import Sample
 from ..tasks.core import video_key

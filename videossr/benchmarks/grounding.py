@@ -31,7 +31,7 @@ from videossr.benchmarks.core import (
     register_benchmark,
 )
 from ..files import read_text
-from ..rewards import answer_of, parse_interval
+from ..replies import answer_of, parse_interval
 
 # %% auto #0
 __all__ = ['PAPER_GROUNDING', 'OFFICIAL_GROUNDING', 'LENIENT_GROUNDING', 'QV_METRICS', 'charades_range', 'lmms_range',

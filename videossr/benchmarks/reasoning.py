@@ -37,7 +37,7 @@ from videossr.benchmarks.core import (
     with_options,
     without_thoughts,
 )
-from ..rewards import parse_order
+from ..replies import parse_order
 
 # %% auto #0
 __all__ = ['TRACKS', 'DISCIPLINES', 'VCR_PROMPT', 'CVBENCH_TASKS', 'plain_options', 'place_of', 'official_mmmu', 'read_mmmu',

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards import _blind_any, _blind_grounding, _by_size, _typed, grounding_reward, parse_counts, parse_interval, reward_for
+from ..replies import _typed, parse_counts, parse_interval
+from ..rewards import _blind_any, _blind_grounding, _by_size, grounding_reward, reward_for
 from ..tasks.core import SampleSource, Task, Unsolvable, of_clip, register, thumbnails
 from ..tasks.grounding import FORMAT, GroundingDifficulty, check_edges, check_interval, check_moving, interval, stretch_likings
 from ..tasks.jigsaw import cut

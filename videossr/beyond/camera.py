@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..rewards import _plain, _regions, answer_of, reward_for
+from ..replies import _plain, _regions, answer_of
+from ..rewards import reward_for
 from ..tasks.core import Difficulty, SampleSource, Task, Unsolvable, register
 from ..tasks.grounding import mean_change
 from ..video import Clip, fit_size

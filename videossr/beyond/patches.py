@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards import parse_counts, reward_for
+from ..replies import parse_counts
+from ..rewards import reward_for
 from ..tasks.core import Difficulty, SampleSource, Task, Unsolvable, register
 from ..tasks.grounding import STANDS_OUT, mean_change
 from ..video import Clip

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..rewards import _INTERVAL_DOUBTS, _blind_any, _find_intervals, _Hit, _lenient, _paper_interval, _to_read, reward_for
+from ..replies import _INTERVAL_DOUBTS, _find_intervals, _Hit, _lenient, _paper_interval, _to_read
+from ..rewards import _blind_any, reward_for
 from ..tasks.core import SampleSource, Task, Unsolvable, register
 from videossr.tasks.grounding import (
     PERTURBATIONS,

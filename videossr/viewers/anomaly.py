@@ -11,7 +11,8 @@ from typing import Any
 import traitlets
 from matplotlib.figure import Figure
 
-from ..rewards import grounding_reward, parse_interval
+from ..replies import parse_interval
+from ..rewards import grounding_reward
 from ..show import PALETTE, decoy_spans, filmstrip
 from ..tasks.core import Sample
 from ..video import Clip

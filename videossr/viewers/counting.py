@@ -11,7 +11,8 @@ from typing import Any
 import traitlets
 from matplotlib.figure import Figure
 
-from ..rewards import SHAPES, counting_reward
+from ..replies import SHAPES
+from ..rewards import counting_reward
 from ..show import show_sample
 from ..tasks.core import Sample
 from ..tasks.counting import outline, shapes_of
