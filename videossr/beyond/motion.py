@@ -239,7 +239,7 @@ register(Motion());
 # %% ../../nbs/25_beyond/04_motion.ipynb #8c6f6f24
 def named_choices(question: str) -> list[str]:
     "The answers that a question allows; raises `ValueError` for another question."
-    found = re.search(r"Answer directly with (?:the two, as )?(.+) or (.+?)(?: for each)? and nothing else", question)
+    found = re.search(r"Answer directly with (.+) or (.+?)(?: for each)? and nothing else", question)
     if not found:
         raise ValueError(f"not a question of the task motion: {question[:80]!r}")
     return [*found.group(1).split(", "), found.group(2)]
@@ -309,7 +309,8 @@ def read_ways(
         return None
     spans, shown = _regions(plain, "direction|way|motion")
     places = [plain[slice(*span)] for span in spans] if shown in ("mark", "final") else [plain]
-    form = re.compile(_MOVES + r"\s*(?:,|;|and|then)\s*(?:and\s+|then\s+)?".join([_WAY] * count) + r"\s*\.?", re.I)
+    each = [rf"(?:clip\s*{k + 1}\s*[:=]?\s*)?{_WAY}" for k in range(count)]
+    form = re.compile(_MOVES + r"\s*(?:,|;|and|then)\s*(?:and\s+|then\s+)?".join(each) + r"\s*\.?", re.I)
     hits = [form.fullmatch(place.strip()) for place in places]
     found = {tuple(way.lower().replace("-", " ") for way in hit.groups()) if hit else None for hit in hits}
     return found.pop() if len(found) == 1 else None
