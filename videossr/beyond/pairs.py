@@ -64,7 +64,7 @@ _PRESETS = {
     "demo": PairsDifficulty(n_frames=12, max_pixels=64 * 64, passes=(1, 2)),
 }
 
-# %% ../../nbs/25_beyond/05_pairs.ipynb #2d187018
+# %% ../../nbs/25_beyond/05_pairs.ipynb #1e574fc8
 class Pairs(Task):
     "Which way does it move in a clip, and which way in what was made of it?"
     name = "pairs"
@@ -92,7 +92,7 @@ class Pairs(Task):
 
     def question(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
         "Does not say what was done."
-        told = "In both clips a round and a square piece of the negative run along lines, fade at the end and begin again."
+        told = "In both clips a round and a square piece run along lines, fade at the end and begin again."
         return f"{told} Which way does the {recipe['asked']} one move in clip 1, and in clip 2? Answer directly with {listed(recipe['choices'])} for each and nothing else, for example left,up."
 
     def answer(self, recipe: dict[str, Any], clips: list[Clip]) -> str:
