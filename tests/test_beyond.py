@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from videossr.beyond.backwards import BackwardsDifficulty, backwards_part, chain_cost, one_backwards, turn_cost
 from videossr.beyond.camera import MOTIONS, CameraDifficulty, moved, reach, registered, start_pose
+from videossr.beyond.motion import WAYS, MotionDifficulty, along, centers, ends_reached, meeting
+from videossr.beyond.pairs import CHANGES, PairsDifficulty, changed_way
 from videossr.beyond.patches import PatchesDifficulty, cell_span, exchange, seam_gains
 from videossr.beyond.segments import SegmentsDifficulty, read_segments, set_iou
 from videossr.data import MIXES, build_samples, count_refusals
@@ -38,7 +40,7 @@ from videossr.viubench import (
     viubench_intervals,
 )
 
-NAMES = {"backwards": ("clip", "segment"), "camera": ("motion",), "patches": ("swap",), "segments": ("channel_swap", "mirror", "zoom_out", "rotate180")}
+NAMES = {"backwards": ("clip", "segment"), "camera": ("motion",), "patches": ("swap",), "segments": ("channel_swap", "mirror", "zoom_out", "rotate180"), "motion": ("direction", "speed"), "pairs": ("mirror", "flip", "backwards", "colors")}
 SOLVED = ("backwards", "camera", "patches")  # by players that compare seams or pictures; these are in VIUBench's form too
 KINDS = [(task, type) for task, types in NAMES.items() for type in types]
 SMALL = {
@@ -46,8 +48,10 @@ SMALL = {
     "camera": CameraDifficulty(n_frames=6, max_pixels=64 * 64),
     "patches": PatchesDifficulty(n_frames=4, max_pixels=96 * 96),
     "segments": SegmentsDifficulty(n_frames=16, max_pixels=64 * 64, min_length=2, max_length=3),
+    "motion": MotionDifficulty(n_frames=13, max_pixels=96 * 96, ways=tuple(WAYS), passes=(1, 2, 3, 5)),
+    "pairs": PairsDifficulty(n_frames=13, max_pixels=96 * 96, ways=tuple(WAYS), passes=(1, 2)),
 }
-ANSWERS = {"backwards clip": "3", "backwards segment": "2.0-4.5", "camera": "left 20", "patches": "2,6", "segments": "2.0-4.5, 12.5-17.0"}
+ANSWERS = {"backwards clip": "3", "backwards segment": "2.0-4.5", "camera": "left 20", "patches": "2,6", "segments": "2.0-4.5, 12.5-17.0", "motion direction": "left", "motion speed": "4", "pairs": "left,right"}
 each_kind = pytest.mark.parametrize(("task", "type"), KINDS, ids=[" ".join(kind) for kind in KINDS])
 
 
@@ -121,11 +125,11 @@ def test_mixes(videos):
     assert sum(count_refusals(refusals).values()) <= 3
     assert {row.task for row in MIXES["all-six"].rows} == {"grounding", "counting", "jigsaw", *SOLVED}
     assert MIXES["all-six"].only(["camera"]).counts(7) == [7]
-    for name in ("beyond", "all-six", "segments"):
+    for name in ("beyond", "all-six", "segments", "motion", "pairs"):
         MIXES[name].check()
 
 
-@pytest.mark.parametrize(("task", "type"), [kind for kind in KINDS if kind != ("segments", "zoom_out")])  # a black border shows on grey
+@pytest.mark.parametrize(("task", "type"), [kind for kind in KINDS if kind != ("segments", "zoom_out") and kind[0] not in ("motion", "pairs")])  # those show on grey
 def test_a_still_grey_film_is_refused(task, type, tmp_path):
     grey = write_mp4(tmp_path / "grey.mp4", np.full((48, 96, 128, 3), 90, np.uint8))
     with pytest.raises(Unsolvable) as refusal:
@@ -161,7 +165,7 @@ def test_pictures(task, type, samples):
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-@given(st.one_of(st.text(max_size=30), st.from_regex(r"(left|right|in|out|up) \d{1,3}|\d{1,2},\d{1,2}|\d|\d\.\d-\d\.\d", fullmatch=True)))
+@given(st.one_of(st.text(max_size=30), st.from_regex(r"(left|right|in|out|up)( \d{1,3})?|(left|up),(right|down)|\d{1,2},\d{1,2}|\d|\d\.\d-\d\.\d", fullmatch=True)))
 @settings(max_examples=60, deadline=None)
 def test_reward_is_a_share_and_one_on_the_truth_only(kind, reply):
     task, truth = kind.partition(" ")[0], ANSWERS[kind]
@@ -194,6 +198,8 @@ def test_patches_reward_is_the_jaccard_index(cells):
     ("backwards clip", "clip 3"), ("backwards clip", "The answer is 3."), ("backwards segment", "from 2 to 4.5 seconds"),
     ("camera", "The camera pans left by 20%."), ("camera", "LEFT 20"), ("patches", "6 and 2"), ("patches", "The answer is 2 and 6."),
     ("segments", "[[2.0, 4.5], [12.5, 17.0]]"), ("segments", "From 2.0 to 4.5 seconds and from 12.5 to 17.0 seconds."),
+    ("motion direction", "It moves to the left."), ("motion direction", "The answer is **left**."), ("motion speed", "4 times"), ("motion speed", "The answer is 4."),
+    ("pairs", "left and right"), ("pairs", "Clip 1: left, clip 2: right"), ("pairs", "<answer>left, right</answer>"),
 ])  # fmt: skip
 def test_lenient_reads_more(kind, reply):
     task, truth = kind.partition(" ")[0], ANSWERS[kind]
@@ -205,6 +211,9 @@ def test_lenient_reads_more(kind, reply):
     ("camera", "left or right 20"), ("camera", "left 20, right 20"), ("camera", "20"), ("camera", "left 20.5"), ("camera", "left -20"),
     ("patches", "2,6 or 1,3"), ("patches", "1,2,3,4,5,6"), ("patches", "6,6"), ("patches", "not 2 and 6"), ("patches", "-2,6"),
     ("segments", "2.0-4.5 or 12.5-17.0"), ("segments", "not 2.0-4.5, 12.5-17.0"), ("segments", ", ".join(["2.0-4.5"] * 31)),
+    ("motion direction", "left or right"), ("motion direction", "left, right"), ("motion direction", "not left"), ("motion direction", "upleft"), ("motion direction", "4"),
+    ("motion speed", "4 or 2"), ("motion speed", "left"), ("motion speed", "-4"), ("motion speed", "1, 2, 4"), ("motion speed", "at least 4"),
+    ("pairs", "left or right"), ("pairs", "left,right,up"), ("pairs", "left"), ("pairs", "not left,right"), ("pairs", "clip 2: left, clip 1: right"),
 ])  # fmt: skip
 def test_hedging_pays_nothing(kind, reply):
     for parse in ("paper", "lenient"):
@@ -414,6 +423,86 @@ def test_no_constant_beats_the_blind_floor_of_segments(samples):
     constants = [f"{low / 2}-{high / 2}" for low in range(20) for high in range(low + 1, 20)] + [sample.answer for sample in mine]
     best = max(np.mean([score_reply("segments", reply, sample.answer) for sample in mine]) for reply in constants)
     assert best <= floor["floor"] + 0.02 and floor["prior"] <= floor["constant"]
+
+
+# ------------------------------------------------------------------------------------------------------------- motion
+
+
+@given(st.integers(4, 60), st.integers(1, 9), st.integers(0, 60))
+def test_no_frame_of_a_line_is_like_another_and_no_end_is_missed(n_frames, passes, phase):
+    n_places = n_frames - n_frames % 2 - 1
+    if passes >= n_places:
+        return
+    places = along(n_frames, passes, phase % n_places)
+    assert ends_reached(places) == passes and places[0] == places[-1] == phase % n_places
+    if np.gcd(passes, n_places) == 1:
+        assert sorted(places[:n_places]) == list(range(n_places))  # the mean picture of any speed and of either way is the same
+    elsewhere = [along(n_frames, passes, other)[n_frames // 2] for other in range(n_places)]
+    assert sorted(elsewhere) == list(range(n_places))  # in one frame every place is as likely as another
+
+
+def test_pieces_are_what_differs_and_they_cross(samples):
+    for sample in (one for type in NAMES["motion"] for one in samples["motion", type]):
+        before, after = original(sample).frames, render(sample)[0].frames
+        one, two = sample.recipe["pieces"]
+        assert {one["shape"], two["shape"]} == {"round", "square"} and one["passes"] != two["passes"]
+        assert np.dot(WAYS[one["way"]], WAYS[two["way"]]) == 0 and meeting((one, two), len(before)) <= 0.25
+        near = np.zeros(before.shape[:3], bool)
+        for piece in (one, two):
+            for frame, (right, down), seen in zip(near, *centers(piece, len(before)), strict=True):
+                reach = piece["radius"]
+                assert reach <= right < frame.shape[1] - reach and reach <= down < frame.shape[0] - reach  # whole in every frame
+                frame[down - reach : down + reach + 1, right - reach : right + reach + 1] |= seen > 0
+        assert not (before != after).any(-1)[~near].any()
+        asked = one if one["shape"] == sample.recipe["asked"] else two
+        assert sample.answer == str(asked["way" if sample.type == "direction" else "passes"]) and f"the {asked['shape']} one" in sample.question
+
+
+def test_players_of_motion_know_the_choices_and_do_not_solve_it(samples):
+    right = {}
+    for type in NAMES["motion"]:
+        for sample in samples["motion", type]:
+            replies, likings = TASKS["motion"].low_level(render(sample), sample.question)
+            assert replies == [*map(str, sample.recipe["choices"])] and sample.answer in replies
+            assert all(liking.shape == (len(replies),) and np.isfinite(liking).all() for liking in likings.values())
+            for player, reply in preferred(replies, likings).items():
+                right.setdefault(player, []).append(reply == sample.answer)
+    assert 0.2 < max(map(np.mean, right.values())) < 0.85  # flow tells one of the two ways that there are
+
+
+# -------------------------------------------------------------------------------------------------------------- pairs
+
+
+def test_one_clip_is_made_of_the_other_and_the_answer_follows(samples):
+    for type in NAMES["pairs"]:
+        firsts = set()
+        for sample in samples["pairs", type]:
+            first, second = render(sample)
+            assert np.array_equal(CHANGES[type].edit(first.frames), second.frames) and np.array_equal(first.times, second.times)
+            one, two = sample.answer.split(",")
+            assert changed_way(one, type) == two and changed_way(two, type) == one
+            firsts.add(sample.recipe["changed"])
+            assert not any(word in sample.question for word in CHANGES)  # what was done is not said
+        assert firsts == {0, 1}
+
+
+@given(st.sampled_from(sorted(CHANGES)), st.sampled_from(sorted(CHANGES)), st.sampled_from(sorted(WAYS)))
+def test_changes_undo_themselves_and_commute(one, two, way):
+    frames = Clip.example(n_frames=4).frames
+    both = [CHANGES[last].edit(CHANGES[first].edit(frames)) for first, last in ((one, two), (two, one))]
+    assert np.array_equal(*both) and np.array_equal(CHANGES[one].edit(CHANGES[one].edit(frames)), frames)
+    assert changed_way(changed_way(way, one), two) == changed_way(changed_way(way, two), one)
+
+
+def test_a_constant_pair_earns_less_than_a_constant_answer():
+    "Over all ways and changes alike: 3/16 at best, where one question of four ways would pay 1/4; right about the first clip alone pays a quarter."
+    ways = ["left", "right", "up", "down"]
+    truths = [f"{way},{changed_way(way, change)}" for way in ways for change in CHANGES]
+    best = max(np.mean([score_reply("pairs", f"{one},{two}", truth) for truth in truths]) for one in ways for two in ways)
+    assert best == pytest.approx(3 / 16)
+    seen = np.mean([score_reply("pairs", f"{truth.partition(',')[0]},left", truth) for truth in truths])  # the first clip is seen, the second guessed
+    same = np.mean([score_reply("pairs", ",".join([truth.partition(",")[0]] * 2), truth) for truth in truths])  # said again
+    assert (seen, same) == (pytest.approx(0.25 + 0.75 / 4), pytest.approx(0.25 + 0.75 / 2))
 
 
 def test_the_cheapest_chain_of_clips():

@@ -13,7 +13,7 @@ from videossr.rewards import REWARDS, RewardError, answer_of, make_reward, parse
 from videossr.tasks import TASKS, Sample
 from videossr.viewers.core import read_replies
 
-TRUE = {"grounding": "14.5-26.2", "counting": "3,1,4", "jigsaw": "341562", "backwards": "2", "camera": "left 20", "patches": "2,6", "segments": "2.0-4.5, 12.5-17.0"}
+TRUE = {"grounding": "14.5-26.2", "counting": "3,1,4", "jigsaw": "341562", "backwards": "2", "camera": "left 20", "patches": "2,6", "segments": "2.0-4.5, 12.5-17.0", "motion": "left", "pairs": "left,right"}
 UNCLOSED = [
     "<think>\n{a}", "<Think>{a}", "<THINK>\n{a}", "<thinking>{a}", "< think >{a}", "<think>\n<answer>{a}</answer>", "<think>\nThe answer is {a}.",
     "<think>x</think>{a}<think>{a}", "<think>x</think><think>{a}", "<thinking>x</thinking>\n<Thinking>\n{a}",

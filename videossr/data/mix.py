@@ -271,6 +271,8 @@ MIXES: dict[str, Mix] = {
     "plain": _few("plain"),
     "beyond": Mix(tuple(MixRow(task, type, "demo") for task, type in _BEYOND)),
     "segments": Mix(tuple(MixRow("segments", type, "demo") for type in ("channel_swap", "zoom_out"))),
+    "motion": Mix(tuple(MixRow("motion", type, "demo") for type in ("direction", "speed"))),
+    "pairs": Mix(tuple(MixRow("pairs", type, "demo") for type in ("mirror", "flip", "backwards", "colors"))),
 }
 MIXES["all-six"] = Mix((*MIXES["plain"].rows, *(MixRow(task, type, "demo", 2) for task, type in _BEYOND)))
 
