@@ -188,7 +188,7 @@ def show_clips(
     videos, images = ([*([row[one]] if row.get(one) else []), *row.get(f"{one}s", ())] for one in ("video", "image"))
     return [see_video(video, view, **cut) for video in videos] + [Clip(_pixels(image)[None], np.zeros(1)) for image in images]
 
-
+# %% ../nbs/chapters/67_mixing.ipynb #e5c0de01
 def encode_shown(
     policy: Policy,
     sample: Sample,  # of either kind
