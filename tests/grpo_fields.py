@@ -12,7 +12,7 @@ GRPO = "tests/test_grpo.py::"
 LAUNCH = "tests/test_launch.py::"
 LOSS, ADVANTAGE, ROLLOUT = f"{HERE}test_the_loss_is_stock_trl_s", f"{HERE}test_advantages_by_hand", f"{HERE}test_an_engine_of_one_s_own"
 SAMPLED, WRITTEN, WHOLE = f"{HERE}test_sampling_settings_are_honoured", f"{GRPO}test_same_seed_same_weights_and_packed_as_plain", f"{LAUNCH}test_a_run_in_two_processes"
-RESUMED, KILLED = f"{GRPO}test_a_resumed_run_has_the_weights_of_an_uninterrupted_one", f"{LAUNCH}test_a_run_killed_at_every_stage_ends_as_one_that_was_not"
+RESUMED, KILLED = f"{GRPO}test_a_resumed_run_has_the_weights_of_an_uninterrupted_one", f"{LAUNCH}test_a_killed_run_ends_as_one_that_was_not"
 
 # setting -> the test that fails when it is not honoured
 WORKS: dict[str, str] = {

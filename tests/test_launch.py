@@ -82,8 +82,8 @@ def killed(command, environment, when):
     return False
 
 
-@pytest.mark.parametrize("chosen", [{"warm start", "some steps"}, pytest.param(None, marks=pytest.mark.slow)], ids=["two", "all"])
-def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, environment, tmp_path, chosen):
+def check_killed(whole, recipe, environment, tmp_path, chosen=None):
+    "Kills a run once at each of the chosen stages, or at all; it ends as the undisturbed one."
     folder = tmp_path / "run"
     run = runs.Run(folder)
     begun = time.monotonic()
@@ -111,6 +111,15 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, env
         records, others = (read_records(place / "records" / f"{stage}.jsonl") for place in (folder, whole))
         assert [(record.id, record.reply) for record in records] == [(record.id, record.reply) for record in others]
     assert not list((folder / "checkpoints").glob("*.part"))
+
+
+def test_a_killed_run_ends_as_one_that_was_not(whole, recipe, environment, tmp_path):
+    check_killed(whole, recipe, environment, tmp_path, {"warm start", "some steps"})
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(whole, recipe, environment, tmp_path):
+    check_killed(whole, recipe, environment, tmp_path)
 
 
 @pytest.mark.slow

@@ -30,12 +30,12 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK  # the notebook's where there is one
 
 # %% auto #0
-__all__ = ['PRESETS', 'LOOKS_FILE', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'train_settings', 'setting_types',
-           'read_changes', 'settings_of', 'changed_settings', 'claim_run', 'lock_of', 'release_run', 'on_cpu',
-           'check_device', 'check_data', 'Run', 'check_reward', 'environment', 'make_train', 'make_data',
-           'about_policy', 'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog', 'grpo_config',
-           'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line', 'looks_of', 'train_policy',
-           'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
+__all__ = ['PRESETS', 'LOOKS_FILE', 'OLDER', 'MOST_PLAYED', 'TrainSettings', 'view_of', 'check_settings', 'check_parse_of',
+           'train_settings', 'setting_types', 'read_changes', 'settings_of', 'changed_settings', 'claim_run', 'lock_of',
+           'release_run', 'on_cpu', 'check_device', 'check_data', 'Run', 'check_reward', 'environment', 'make_train',
+           'make_data', 'about_policy', 'policy_line', 'note_policy', 'make_policy', 'RunLog', 'RolloutLog',
+           'grpo_config', 'check_options', 'adapters', 'plan_of', 'check_room', 'hours_line', 'looks_of',
+           'train_policy', 'final_dtype', 'floors_of', 'play_floors', 'finish', 'draw_run', 'draw_answers']
 
 # %% ../nbs/chapters/70_runs.ipynb #3b079251
 from .adaptive import KINDS, curriculum_of, mix_ladder
@@ -174,6 +174,41 @@ def view_of(
     return View(**{name: settings.options[name] for name in _VIEW if name in settings.options})
 
 # %% ../nbs/chapters/70_runs.ipynb #4c97ea68
+def check_settings(
+    made: TrainSettings,
+) -> None:
+    "Raises `ValueError` for a value that does not exist, and for two that exclude each other."
+    for name, choices in _CHOICES.items():
+        if getattr(made, name) not in choices:
+            raise ValueError(f"no {name} {getattr(made, name)!r}; choose from {', '.join(filter(None, choices))}{', or leave it empty' * ('' in choices)}")
+    for name, least in _LEAST.items():
+        if getattr(made, name) < least:
+            raise ValueError(f"{name} is {getattr(made, name)}; the least is {least}")
+    for name in ("learning_rate", "warm_rate"):
+        if getattr(made, name) <= 0:
+            raise ValueError(f"{name} is {getattr(made, name):g}; it should be more than 0")
+    if made.reward and made.adaptive:
+        raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
+    if made.strict and made.reward and not made.data:
+        raise ValueError(f"strict would change nothing: it is about the tasks' own rewards, and reward is {made.reward}; leave one of them out")
+    if made.control and made.data:
+        raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
+    if made.control == "frozen_vision" and made.lora_rank:
+        raise ValueError("control=frozen_vision trains all other weights; leave lora_rank out")
+    if made.prefetch < 0:
+        raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
+
+
+def check_parse_of(
+    functions: Sequence[Callable],  # rewards, some of which say by `parse` how they read replies
+    settings: TrainSettings,
+) -> None:
+    "Raises `ValueError` for a reward that reads replies otherwise than the settings say."
+    for one in functions:
+        if getattr(one, "parse", "") not in ("", settings.parse):
+            raise ValueError(f"the reward {one.__name__} reads replies by parse={one.parse}, and parse is {settings.parse}; set parse to {one.parse}, or give a reward that reads them so")
+
+# %% ../nbs/chapters/70_runs.ipynb #e5c0de02
 def train_settings(
     preset: str = "demo",  # key of `PRESETS`
     **changes: Any,  # fields to override; None keeps the preset's value
@@ -185,30 +220,12 @@ def train_settings(
     if unknown := set(changes) - known:
         raise ValueError(f"no setting {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}")
     made = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
-    for name, choices in _CHOICES.items():
-        if getattr(made, name) not in choices:
-            raise ValueError(f"no {name} {getattr(made, name)!r}; choose from {', '.join(filter(None, choices))}{', or leave it empty' * ('' in choices)}")
-    for name, least in _LEAST.items():
-        if getattr(made, name) < least:
-            raise ValueError(f"{name} is {getattr(made, name)}; the least is {least}")
-    for name in ("learning_rate", "warm_rate"):
-        if getattr(made, name) <= 0:
-            raise ValueError(f"{name} is {getattr(made, name):g}; it should be more than 0")
+    check_settings(made)
     given = {name for name in changes if getattr(made, name) != getattr(PRESETS[preset], name)}
     if "warm_rate" in given and not made.warm_steps:
         raise ValueError("warm_rate would change nothing: warm_steps is 0")
-    if made.reward and made.adaptive:
-        raise ValueError(f"adaptive difficulty follows the tasks' own rewards, and reward is {made.reward}; leave one of them out")
-    if made.strict and made.reward and not made.data:
-        raise ValueError(f"strict would change nothing: it is about the tasks' own rewards, and reward is {made.reward}; leave one of them out")
-    if made.control and made.data:
-        raise ValueError(f"control is {made.control}, which is about pretext samples; leave data or control out")
-    if made.control == "frozen_vision" and made.lora_rank:
-        raise ValueError("control=frozen_vision trains all other weights; leave lora_rank out")
     if not made.reliance_every and (unused := [name for name in ("reliance_samples", "reliance_alarm", "plateau") if name in given]):
         raise ValueError(f"{', '.join(unused)} would change nothing: reliance_every is 0, so nobody looks while the run trains")
-    if made.prefetch < 0:
-        raise ValueError(f"prefetch is {made.prefetch}: give 0 for none, or a number of processes")
     return _with_data(made, changes)
 
 # %% ../nbs/chapters/70_runs.ipynb #e813cf82
@@ -381,8 +398,9 @@ class Run:
         written there, `ValueError` when it holds a run with other settings, when options cannot work or this machine lacks the GPU that they want, `ImportError` when
         a package or a reward is missing, `RuntimeError` when another process is at work on it."""
         run, config = cls(Path(folder)), {**asdict(settings), "seed": seed, **more}
+        check_settings(settings)
         if settings.reward:
-            load_rewards(settings.reward)
+            check_parse_of(load_rewards(settings.reward)[0], settings)
             config["reward_source"] = reward_sources(settings.reward)
         if settings.data:
             check_data(settings, more.get("video_dir", ""), more.get("tasks", ""), run.path("samples", "refusals.jsonl").exists() and resume)
@@ -883,9 +901,7 @@ def _rewards_of(
         functions = [RewardFunction(name if names.count(name) == 1 else f"{name}-{place}", one) for place, (name, one) in enumerate(zip(names, given))]
     elif settings.reward:
         functions, weights = load_rewards(settings.reward)
-    for one in functions or []:
-        if getattr(one, "parse", "") not in ("", settings.parse):
-            raise ValueError(f"the reward {one.__name__} reads replies by parse={one.parse}, and parse is {settings.parse}; set parse to {one.parse}, or give a reward that reads them so")
+    check_parse_of(functions or [], settings)
     usual = make_reward(strict=settings.strict, parse=settings.parse)
     if not settings.data:
         return functions or [usual], weights
